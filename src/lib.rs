@@ -1,0 +1,25 @@
+#![forbid(unsafe_code)]
+//! `gradual`: a reverse proxy that splits traffic between versions of an application.
+//!
+//! Text becomes valid values at the edge, a pure core decides, and thin async shells carry bytes. A module may name
+//! only modules of a lower layer (`tests/architecture.rs` holds this):
+//!
+//! | layer | module | what |
+//! |---|---|---|
+//! | 0 | [`diag`] | source spans, diagnostics, reports |
+//! | 0 | [`model`] | names, shares, the ring, overrides, routes, the decision |
+//! | 1 | [`metrics`] | counters and histograms, and their text form |
+//! | 2 | [`config`] | TOML text to a valid [`config::Config`], or a report of every mistake |
+//! | 3 | [`proxy`] | the data plane: listeners, handler, upstreams, tunnels, TLS |
+//! | 3 | [`export`] | the access log |
+//! | 4 | [`control`] | reload, admin API, file watch |
+//! | 5 | [`cli`] | the commands |
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod diag;
+pub mod export;
+pub mod metrics;
+pub mod model;
+pub mod proxy;
