@@ -1,1 +1,3 @@
-//! (to come)
+//! What leaves the process about the requests it served.
+
+pub mod access;
