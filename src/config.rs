@@ -4,6 +4,7 @@
 //! path; that is part of preparing a reload.
 
 mod address;
+mod standin;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
+pub use standin::parse;
 
 use crate::diag::Span;
 use crate::model::decision::Policy;

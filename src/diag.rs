@@ -78,3 +78,28 @@ pub struct Report {
     /// What is to say, in the order of the spans.
     pub diagnostics: Vec<Diagnostic>,
 }
+
+impl Report {
+    /// The report as text for people.
+    pub fn render(&self, _color: bool) -> String {
+        let lines: Vec<_> = self.diagnostics.iter().map(|one| format!("error: {}\n", one.title)).collect();
+        lines.concat()
+    }
+
+    /// The report as JSON for machines.
+    pub fn to_json(&self) -> serde_json::Value {
+        let diagnostics: Vec<_> =
+            self.diagnostics.iter().map(|one| serde_json::json!({ "title": one.title })).collect();
+        serde_json::json!({ "file": self.file, "diagnostics": diagnostics })
+    }
+
+    /// Whether the text is refused.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|one| one.severity == Severity::Error)
+    }
+
+    /// One line.
+    pub fn summary(&self) -> String {
+        format!("{}: {} errors", self.file, self.diagnostics.len())
+    }
+}

@@ -1,0 +1,3 @@
+//! What the process keeps on disk: the file.
+
+pub mod file;
