@@ -1,1 +1,204 @@
-//! (to come)
+//! The control thread: starts everything, reloads, answers on the admin address, and ends everything.
+//!
+//! Nothing here is on a request's way. State that serves changes only through [`reload`], by one consumer.
+
+pub mod admin;
+mod changes;
+mod clock;
+pub mod reload;
+mod signals;
+pub mod status;
+mod watch;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::config::{Address, Config};
+use crate::control::admin::Admin;
+use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
+use crate::control::signals::Signals;
+use crate::control::status::{Facts, LoadQuery, Status};
+use crate::diag::Report;
+use crate::export::access::AccessLog;
+use crate::metrics::Registry;
+use crate::proxy::{Services, Shards};
+
+/// How long the last lines of the access log may take on their way out.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The file that says everything else.
+    pub file: PathBuf,
+    /// Whether a change of the file is a reload.
+    pub watch: bool,
+}
+
+/// How a run ended, after it had begun to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// In order: what was in flight finished, or its time was up.
+    Drained {
+        /// How many connections were cut.
+        cut: u64,
+    },
+    /// At once, by a second signal.
+    Forced {
+        /// The signal's number.
+        signal: u8,
+    },
+}
+
+impl Ended {
+    /// 0 in order; 128 and the signal's number by force.
+    pub fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Drained { .. } => ExitCode::SUCCESS,
+            Self::Forced { signal } => ExitCode::from(128 + signal),
+        }
+    }
+}
+
+/// A running process as its own program sees it: a test, a demonstration, or whoever embeds the proxy. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    status: Arc<Status>,
+    inbox: Inbox,
+}
+
+impl Handle {
+    /// What runs.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Where clients connect, in file order.
+    pub fn listeners(&self) -> Vec<Address> {
+        self.status.listeners()
+    }
+
+    /// The admin address; `None` where there is none.
+    pub fn admin(&self) -> Option<Address> {
+        self.status.admin()
+    }
+
+    /// Reads the file again and waits for what comes of it. `None`: the process is about to end.
+    pub async fn reload(&self) -> Option<Outcome> {
+        self.inbox.ask("asked by the program").await
+    }
+
+    /// Ends the run in order, as SIGTERM does.
+    pub fn stop(&self) {
+        self.status.drain();
+    }
+}
+
+/// Serves until a signal or [`Handle::stop`] ends it. `ready` is called once the first generation serves. Must be called
+/// within a current-thread tokio runtime with I/O and time, which becomes the control thread's.
+///
+/// # Errors
+/// Why it could not start: every mistake in the file, an address in use, a file that cannot be read. Nothing is left
+/// running then.
+pub async fn run(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, Report> {
+    let file = options.file.display().to_string();
+    let signals = Signals::new().map_err(|error| reload::failure(&file, format!("no signals: {error}")))?;
+    let (inbox, requests) = reload::inbox();
+    let (loads, load_queries) = mpsc::channel(16);
+    let reloader = start(&options, inbox.clone(), loads).await?;
+    let status = Arc::clone(&reloader.status);
+    let mut background = JoinSet::new();
+    let (hangups, stops) = signals.split();
+    background.spawn(hangups.reload(inbox.clone()));
+    if options.watch {
+        background.spawn(watch::watch(Arc::clone(&status), inbox.clone()));
+    }
+    ready(Handle { status: Arc::clone(&status), inbox });
+    tokio::select! {
+        biased;
+        signal = stops.obey(&status) => Ok(Ended::Forced { signal }),
+        cut = serve(reloader, requests, load_queries) => Ok(Ended::Drained { cut }),
+    }
+}
+
+/// How many shards a configuration asks for: by default, one per core.
+pub(crate) fn threads(config: &Config) -> NonZeroUsize {
+    let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    config.server.threads.unwrap_or_else(cores)
+}
+
+/// Brings up the first generation, or leaves nothing behind.
+async fn start(options: &Options, inbox: Inbox, loads: mpsc::Sender<LoadQuery>) -> Result<Reloader, Report> {
+    let mut source = String::new();
+    let name = options.file.display().to_string();
+    let file = std::path::absolute(&options.file).unwrap_or_else(|_| options.file.clone());
+    let loaded = Loaded::read(&name, &file, |text| text.clone_into(&mut source))?;
+    let failed =
+        |what: &str, error: std::io::Error| reload::failure(&loaded.report.file, format!("{what}: {error}"));
+    let log = AccessLog::open(&loaded.config.log.access)
+        .map_err(|error| failed("the access log cannot be opened", error))?;
+    let registry = Arc::new(Registry::default());
+    let threads = threads(&loaded.config);
+    let services = Services { registry: Arc::clone(&registry), log: log.clone() };
+    let shards =
+        Shards::start(threads, services).map_err(|error| failed("the shards cannot be started", error))?;
+    let status = Arc::new(Status::new(Facts {
+        name,
+        file,
+        threads: threads.get(),
+        registry: Arc::clone(&registry),
+        log: log.clone(),
+        loads,
+    }));
+    status.read(&source);
+    let admin = Admin::new(Arc::clone(&status), inbox);
+    let config = Arc::new(loaded.config.clone());
+    let mut reloader = Reloader { status, registry, log, shards, admin, config };
+    match reloader.take(loaded, "start").await {
+        Ok(_) => Ok(reloader),
+        Err(report) => {
+            reloader.shards.drain(Duration::ZERO).await;
+            Err(report)
+        }
+    }
+}
+
+/// Reloads until the process is asked to stop, then drains. Returns how many connections were cut.
+async fn serve(
+    mut reloader: Reloader,
+    mut requests: Requests,
+    mut load_queries: mpsc::Receiver<LoadQuery>,
+) -> u64 {
+    let status = Arc::clone(&reloader.status);
+    loop {
+        tokio::select! {
+            biased;
+            () = status.drained() => break,
+            Some(query) = load_queries.recv() => {
+                // Whoever asked may be gone.
+                let _ = query.send(reloader.load());
+            }
+            Some(batch) = requests.next() => reloader.answer(batch).await,
+        }
+    }
+    // Who asks from here on is told at once that nobody answers any more.
+    drop((requests, load_queries));
+    let Reloader { shards, admin, log, config, .. } = reloader;
+    let timeout = config.limits.drain_timeout;
+    tracing::info!("draining, for at most {timeout:?}");
+    let cut = shards.drain(timeout).await;
+    log.flush(LOG_PATIENCE);
+    drop(admin);
+    match cut {
+        0 => tracing::info!("stopped; every request was finished"),
+        1 => tracing::warn!("stopped; 1 connection was cut"),
+        _ => tracing::warn!("stopped; {cut} connections were cut"),
+    }
+    cut
+}

@@ -1,0 +1,108 @@
+//! The bearer token.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use subtle::ConstantTimeEq;
+
+use crate::config::Spanned;
+use crate::diag::Diagnostic;
+
+/// The shortest token, in bytes: a shorter one could be guessed.
+const SHORTEST: usize = 16;
+/// The longest token, in bytes.
+const LONGEST: usize = 4096;
+
+/// What a client must show: 16 to 4096 visible ASCII characters. Never printed.
+#[derive(Clone)]
+pub struct Token(Box<[u8]>);
+
+impl Token {
+    /// A token from a file's text; white space around it does not count. `None` where it is no token.
+    fn new(text: &[u8]) -> Option<Self> {
+        let token = text.trim_ascii();
+        let good = (SHORTEST..=LONGEST).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
+        good.then(|| Self(token.into()))
+    }
+
+    /// Whether a client showed it. The time this takes says nothing about where the two differ.
+    pub fn is(&self, shown: &[u8]) -> bool {
+        self.0.ct_eq(shown).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// Reads the file that `token_file` names. Warns in the log where other users may read it, too.
+///
+/// # Errors
+/// The file cannot be read, or holds no token; at the place of the path in the configuration.
+pub fn read_token(file: &Spanned<PathBuf>) -> Result<Token, Diagnostic> {
+    let path = file.value.display();
+    let (bytes, mode) = read(&file.value).map_err(|error| {
+        let title = format!("the token file {path} cannot be read: {error}");
+        Diagnostic::error(title, file.span.clone())
+    })?;
+    let token = Token::new(&bytes).ok_or_else(|| {
+        Diagnostic::error(format!("the token file {path} holds no token"), file.span.clone())
+            .expected(format!("{SHORTEST} to {LONGEST} visible ASCII characters, and nothing else"))
+            .help("for example: openssl rand -hex 32")
+    })?;
+    if mode & 0o007 != 0 {
+        tracing::warn!("other users have access to the token file {path} (mode {:04o})", mode & 0o7777);
+    }
+    Ok(token)
+}
+
+/// The file's bytes, no more than needed to see that there are too many, and its mode.
+fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST as u64 * 2).read_to_end(&mut bytes)?;
+    Ok((bytes, metadata.permissions().mode()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_16_to_4096_visible_ascii_characters_after_trimming() {
+        for good in ["0123456789abcdef", " 0123456789abcdef\r\n", &"~".repeat(4096)] {
+            assert!(Token::new(good.as_bytes()).is_some(), "{good}");
+        }
+        for bad in ["", "0123456789abcde", "0123456789 abcdef", "0123456789abcdéf", &"x".repeat(4097)] {
+            assert!(Token::new(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_the_very_token_is_the_token() {
+        let token = Token::new(b"0123456789abcdef").unwrap();
+        assert!(token.is(b"0123456789abcdef"));
+        for other in ["", "0123456789abcde", "0123456789abcdef0", "0123456789abcdeF"] {
+            assert!(!token.is(other.as_bytes()), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_token_file_that_is_missing_or_a_folder_or_too_short_is_an_error_at_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let short = folder.path().join("short");
+        std::fs::write(&short, "secret\n").unwrap();
+        for path in [folder.path().join("missing"), folder.path().to_owned(), short] {
+            let error = read_token(&Spanned { value: path, span: 3..7 }).unwrap_err();
+            assert_eq!(error.span, 3..7);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! Reloads: one inbox, one consumer, so that they never overlap.
+//!
+//! A reload reads the file, prepares everything that can fail, and only then commits. A bad file changes nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Config;
+use crate::control::admin::Admin;
+use crate::control::changes;
+use crate::control::status::{Served, Status};
+use crate::control::threads;
+use crate::diag::{Diagnostic, Report};
+use crate::export::access::AccessLog;
+use crate::metrics::Registry;
+use crate::proxy::{Load, Shards};
+
+/// How many reloads may be asked for and not begun. More askers wait; a mere notice needs no place of its own then, as
+/// those that wait in line will read what it is about.
+const QUEUE: usize = 64;
+
+/// A reload that succeeded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// The number of the generation that now serves on every shard.
+    pub generation: u64,
+    /// What the file's author should know; no errors.
+    pub warnings: Report,
+}
+
+/// What came of a reload: on failure every mistake, and nothing has changed.
+pub type Outcome = Result<Reloaded, Report>;
+
+/// Where reloads are asked for. Cheap to clone; every clone is the same inbox.
+#[derive(Clone, Debug)]
+pub struct Inbox(mpsc::Sender<Request>);
+
+/// The consumer's end of the inbox.
+#[derive(Debug)]
+pub(crate) struct Requests(mpsc::Receiver<Request>);
+
+#[derive(Debug)]
+struct Request {
+    why: &'static str,
+    reply: Option<oneshot::Sender<Outcome>>,
+}
+
+/// Requests that one reload answers: all of them were made before it reads.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    why: &'static str,
+    replies: Vec<oneshot::Sender<Outcome>>,
+}
+
+/// An inbox and the end that its consumer reads.
+pub(crate) fn inbox() -> (Inbox, Requests) {
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    (Inbox(sender), Requests(receiver))
+}
+
+impl Inbox {
+    /// Asks for a reload and waits for what comes of it: the read begins after this call. `why` is for the log. `None`:
+    /// the process is about to end, and reloads no more.
+    pub async fn ask(&self, why: &'static str) -> Option<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        self.0.send(Request { why, reply: Some(reply) }).await.ok()?;
+        outcome.await.ok()
+    }
+
+    /// Asks for a reload without waiting for it. `why` is for the log.
+    pub fn notify(&self, why: &'static str) {
+        // A full queue holds requests whose read has not begun, and a closed one belongs to a process about to end: in
+        // neither case is a notice missed.
+        let _ = self.0.try_send(Request { why, reply: None });
+    }
+}
+
+impl Requests {
+    /// Waits for a request, and takes all that are waiting with it. Safe to cancel. `None`: no inbox is left.
+    pub(crate) async fn next(&mut self) -> Option<Batch> {
+        let first = self.0.recv().await?;
+        let mut batch = Batch { why: first.why, replies: first.reply.into_iter().collect() };
+        while let Ok(request) = self.0.try_recv() {
+            batch.replies.extend(request.reply);
+        }
+        Some(batch)
+    }
+}
+
+/// The running process's changeable parts, and the only code that changes them.
+#[derive(Debug)]
+pub(crate) struct Reloader {
+    /// What readers see.
+    pub(crate) status: Arc<Status>,
+    /// Where reloads are counted.
+    pub(crate) registry: Arc<Registry>,
+    /// Where requests are logged.
+    pub(crate) log: AccessLog,
+    /// The data plane.
+    pub(crate) shards: Shards,
+    /// The admin address.
+    pub(crate) admin: Admin,
+    /// What serves; before the first generation, what is about to.
+    pub(crate) config: Arc<Config>,
+}
+
+/// A file's meaning, and its text for reports that come up later.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// What it says.
+    pub(crate) config: Config,
+    /// The text, and warnings.
+    pub(crate) report: Report,
+}
+
+impl Loaded {
+    /// Reads and parses a file; `read` is told its text, taken or refused. Reports call the file `name`; the path is
+    /// absolute, so that what is relative to it means the same in every generation.
+    ///
+    /// # Errors
+    /// Every mistake in the file, or why it cannot be read.
+    pub(crate) fn read(name: &str, path: &Path, read: impl FnOnce(&str)) -> Result<Self, Report> {
+        let source = crate::store::file::read(path)?;
+        read(&source);
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (config, mut report) = crate::config::parse(name, &source, folder)?;
+        report.source = source;
+        Ok(Self { config, report })
+    }
+
+    /// The report with errors that came up after parsing.
+    pub(crate) fn refused(&self, mut errors: Vec<Diagnostic>) -> Report {
+        let mut report = self.report.clone();
+        report.diagnostics.append(&mut errors);
+        report.diagnostics.sort_by_key(|one| one.span.start);
+        report
+    }
+}
+
+impl Reloader {
+    /// Reloads once and answers everybody who asked.
+    pub(crate) async fn answer(&mut self, batch: Batch) {
+        let outcome = self.reload(batch.why).await;
+        for reply in batch.replies {
+            // An asker that went away needs no answer.
+            let _ = reply.send(outcome.clone());
+        }
+    }
+
+    /// What is going on in the data plane.
+    pub(crate) fn load(&self) -> Load {
+        self.shards.load()
+    }
+
+    async fn reload(&mut self, why: &str) -> Outcome {
+        let status = Arc::clone(&self.status);
+        let outcome = match Loaded::read(status.name(), status.file(), |source| status.read(source)) {
+            Ok(loaded) => self.take(loaded, why).await,
+            Err(report) => Err(report),
+        };
+        self.registry.reloaded(outcome.is_ok());
+        match &outcome {
+            Ok(reloaded) => status.reloaded(reloaded.warnings.clone()),
+            Err(report) => self.refuse(report, why),
+        }
+        outcome
+    }
+
+    fn refuse(&self, report: &Report, why: &str) {
+        let generation = self.status.generation();
+        let text = report.render(false);
+        tracing::error!(
+            "reload refused ({why}), generation {generation} goes on: {}\n{text}",
+            report.summary()
+        );
+        self.status.reloaded(report.clone());
+        // A rotation of the log asks for the same reload: it must not fail because of the file.
+        if let Err(error) = self.log.reopen(&self.config.log.access) {
+            tracing::error!("the access log cannot be reopened, and goes on where it was: {error}");
+        }
+    }
+
+    /// Makes a loaded file the next generation: everything that can fail comes first and changes nothing.
+    ///
+    /// # Errors
+    /// Every mistake that shows only when addresses are bound and files are opened.
+    pub(crate) async fn take(&mut self, loaded: Loaded, why: &str) -> Outcome {
+        let (shards, admin) =
+            match (self.shards.prepare(&loaded.config).await, self.admin.prepare(&loaded.config.admin)) {
+                (Ok(shards), Ok(admin)) => (shards, admin),
+                (shards, admin) => {
+                    let errors = [shards.err(), admin.err()].into_iter().flatten().flatten();
+                    return Err(loaded.refused(errors.collect()));
+                }
+            };
+        if let Err(error) = self.log.reopen(&loaded.config.log.access) {
+            return Err(failure(&loaded.report.file, format!("the access log cannot be opened: {error}")));
+        }
+        let generation = self.status.generation() + 1;
+        self.shards.commit(shards, generation).await;
+        self.admin.commit(admin);
+        self.serve(generation, loaded.config);
+        self.say(generation, why, &loaded.report);
+        Ok(Reloaded { generation, warnings: loaded.report })
+    }
+
+    fn serve(&mut self, generation: u64, config: Config) {
+        let before = std::mem::replace(&mut self.config, Arc::new(config));
+        self.status.serves(Served {
+            generation,
+            config: Arc::clone(&self.config),
+            listeners: self.shards.addresses(),
+            admin: self.admin.address(),
+        });
+        let wanted = threads(&self.config).get();
+        for line in changes::lines(&before, &self.config, self.status.threads(), wanted) {
+            tracing::info!("generation {generation}: {line}");
+        }
+    }
+
+    fn say(&self, generation: u64, why: &str, report: &Report) {
+        tracing::info!("generation {generation} serves ({why})");
+        if !report.diagnostics.is_empty() {
+            tracing::warn!("{}\n{}", report.summary(), report.render(false));
+        }
+    }
+}
+
+/// A report of one error that has no place in the file.
+pub(crate) fn failure(file: &str, title: String) -> Report {
+    Report { file: file.to_owned(), source: String::new(), diagnostics: vec![Diagnostic::error(title, 0..0)] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_that_wait_together_are_answered_by_one_reload() {
+        let (inbox, mut requests) = inbox();
+        inbox.notify("first");
+        let answer = Reloaded { generation: 2, warnings: Report::default() };
+        let consumer = async {
+            let batch = requests.next().await.unwrap();
+            assert_eq!((batch.why, batch.replies.len()), ("first", 2));
+            for reply in batch.replies {
+                reply.send(Ok(answer.clone())).unwrap();
+            }
+        };
+        let (one, two, ()) = tokio::join!(inbox.ask("second"), inbox.ask("third"), consumer);
+        assert_eq!((one, two), (Some(Ok(answer.clone())), Some(Ok(answer.clone()))));
+    }
+
+    #[tokio::test]
+    async fn an_asker_is_told_when_the_process_ends() {
+        let (inbox, requests) = inbox();
+        drop(requests);
+        assert_eq!(inbox.ask("late").await, None);
+        inbox.notify("late");
+    }
+}
