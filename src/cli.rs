@@ -1,4 +1,108 @@
 //! The commands.
 
 pub mod check;
+mod demo;
+mod logging;
 pub mod schema;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::{self, Ended, Handle, Options};
+use crate::diag::Report;
+
+/// A reverse proxy that splits traffic between versions of an application.
+#[derive(Debug, Parser)]
+#[command(name = "gradual", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  gradual demo                         see it at work, without any set-up
+  gradual check gradual.toml           every mistake of a file at once
+  gradual run gradual.toml --watch     serve, and reload when the file changes
+  kill -HUP <pid>                      reload now
+  gradual schema > gradual.schema.json for editors that complete and check the file
+
+Environment:
+  GRADUAL_LOG   what is logged on standard error, such as `debug` or `gradual=debug,info`; else RUST_LOG; else `info`
+  NO_COLOR      no colours, when set";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve what a file says
+    Run(Run),
+    /// Say every mistake of a file, and whether it is good
+    Check(Check),
+    /// Print the JSON schema of the file, for editors
+    Schema,
+    /// See it at work: two versions of a tiny application, a proxy before them, and commands to try
+    Demo,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The file
+    #[arg(default_value = "gradual.toml")]
+    file: PathBuf,
+    /// Reload when the file changes
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct Check {
+    /// The file
+    #[arg(default_value = "gradual.toml")]
+    file: PathBuf,
+    /// Print JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command that the arguments name. 2 for arguments that name none; else as the command says, 1 for failure.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(options) => run(options),
+        Command::Check(options) => check::check(&options.file, options.json, color(&io::stderr())),
+        Command::Schema => schema::schema(),
+        Command::Demo => demo::demo(),
+    }
+}
+
+/// Whether a stream wants colours: a terminal, and NO_COLOR neither set nor empty (no-color.org).
+fn color(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn run(options: Run) -> ExitCode {
+    logging::start();
+    finish(serve(Options { file: options.file, watch: options.watch }, |_| {}))
+}
+
+/// Runs the proxy on this thread, which becomes the control thread, until it ends.
+fn serve(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, Report> {
+    let file = options.file.display().to_string();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| control::failure(&file, format!("no runtime: {error}")))?;
+    let ended = runtime.block_on(control::run(options, ready));
+    // Whatever still runs in the background must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+fn finish(ended: Result<Ended, Report>) -> ExitCode {
+    match ended {
+        Ok(ended) => ended.exit_code(),
+        Err(report) => {
+            eprint!("{}", report.render(color(&io::stderr())));
+            ExitCode::FAILURE
+        }
+    }
+}

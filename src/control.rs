@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{Address, Config};
 use crate::control::admin::Admin;
+pub(crate) use crate::control::reload::failure;
 use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
 use crate::control::signals::Signals;
 use crate::control::status::{Facts, LoadQuery, Status};
@@ -108,7 +109,7 @@ impl Handle {
 /// running then.
 pub async fn run(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, Report> {
     let file = options.file.display().to_string();
-    let signals = Signals::new().map_err(|error| reload::failure(&file, format!("no signals: {error}")))?;
+    let signals = Signals::new().map_err(|error| failure(&file, format!("no signals: {error}")))?;
     let (inbox, requests) = reload::inbox();
     let (loads, load_queries) = mpsc::channel(16);
     let reloader = start(&options, inbox.clone(), loads).await?;
@@ -139,8 +140,7 @@ async fn start(options: &Options, inbox: Inbox, loads: mpsc::Sender<LoadQuery>) 
     let name = options.file.display().to_string();
     let file = std::path::absolute(&options.file).unwrap_or_else(|_| options.file.clone());
     let loaded = Loaded::read(&name, &file, |text| text.clone_into(&mut source))?;
-    let failed =
-        |what: &str, error: std::io::Error| reload::failure(&loaded.report.file, format!("{what}: {error}"));
+    let failed = |what: &str, error: std::io::Error| failure(&loaded.report.file, format!("{what}: {error}"));
     let log = AccessLog::open(&loaded.config.log.access)
         .map_err(|error| failed("the access log cannot be opened", error))?;
     let registry = Arc::new(Registry::default());
