@@ -1,0 +1,7 @@
+//! The control thread: reloads, the watch, and the admin address.
+
+mod access;
+mod admin;
+mod reload;
+pub(crate) mod stage;
+mod watch;

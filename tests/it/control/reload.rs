@@ -1,0 +1,84 @@
+//! Reloads: a good file is the next generation, a bad one changes nothing.
+
+use gradual::control::{Options, run};
+
+use super::stage::{ANY_PORT, Stage, file};
+
+const POST: &str = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+
+#[test]
+fn a_good_file_is_the_next_generation() {
+    let stage = Stage::new(&file(ANY_PORT, 90));
+    stage.write(&file(ANY_PORT, 50));
+    let answer = stage.ask(POST);
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json(), serde_json::json!({ "generation": 2, "warnings": [] }));
+    let status = stage.status();
+    assert_eq!(status["generation"], 2);
+    assert_eq!(status["workers"][0]["deployment"]["versions"][0]["percentage"], 50);
+    assert_eq!(status["last_reload"]["result"], "success");
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_every_mistake() {
+    let stage = Stage::new(&file(ANY_PORT, 90));
+    stage.write("this is no configuration");
+    let answer = stage.ask(POST);
+    assert_eq!(answer.status, 422);
+    let problem = answer.json();
+    assert_eq!((&problem["kind"], &problem["type"]), (&"bad-file".into(), &"about:blank".into()));
+    assert!(!problem["diagnostics"].as_array().unwrap().is_empty());
+    let status = stage.status();
+    assert_eq!((&status["generation"], &status["ready"]), (&1.into(), &true.into()));
+    assert_eq!(status["workers"][0]["deployment"]["versions"][0]["percentage"], 90);
+    assert_eq!(status["last_reload"]["result"], "failure");
+    assert_eq!(status["last_reload"]["report"]["diagnostics"], problem["diagnostics"]);
+    stage.write(&file(ANY_PORT, 80));
+    assert_eq!(stage.reload().unwrap().generation, 2);
+}
+
+#[test]
+fn a_file_that_is_gone_changes_nothing() {
+    let stage = Stage::new(&file(ANY_PORT, 90));
+    std::fs::remove_file(stage.path()).unwrap();
+    let report = stage.reload().unwrap_err();
+    assert!(report.has_errors());
+    assert_eq!(stage.status()["generation"], 1);
+}
+
+#[tokio::test]
+async fn reloads_that_wait_together_are_one_generation_and_everybody_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gradual.toml");
+    std::fs::write(&path, file(ANY_PORT, 90)).unwrap();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let asks = async {
+        let handle: gradual::control::Handle = receiver.await.unwrap();
+        let (one, two, three) = tokio::join!(handle.reload(), handle.reload(), handle.reload());
+        let generations = [one, two, three].map(|outcome| outcome.unwrap().unwrap().generation);
+        assert_eq!(generations, [2, 2, 2]);
+        assert_eq!(handle.reload().await.unwrap().unwrap().generation, 3);
+        handle.stop();
+        handle
+    };
+    let run = run(Options { file: path, watch: false }, |handle| drop(sender.send(handle)));
+    let (ended, handle) = tokio::join!(run, asks);
+    assert!(ended.is_ok());
+    assert!(handle.reload().await.is_none(), "a reload after the end");
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("address = \"{}\"", taken.local_addr().unwrap());
+    let path = folder.path().join("gradual.toml");
+    for (text, words) in [(None, "gradual.toml"), (Some(file(&address, 90)), "cannot be listened on")] {
+        if let Some(text) = text {
+            std::fs::write(&path, text).unwrap();
+        }
+        let options = Options { file: path.clone(), watch: false };
+        let report = run(options, |_| panic!("it started")).await.unwrap_err();
+        assert!(report.render(false).contains(words), "{}", report.render(false));
+    }
+}

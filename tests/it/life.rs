@@ -1,0 +1,165 @@
+//! The program as a process: exit codes, messages and signals.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use gradual::config::Address;
+use tempfile::TempDir;
+
+use super::control::stage::{Answer, eventually, exchange, worker};
+
+fn gradual(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gradual")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// The program with both addresses on Unix sockets of its folder, so that it needs no port.
+struct Program {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Program {
+    fn start(upstream: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Self { child: Self::spawn(folder.path(), upstream), folder };
+        eventually("it is ready", || program.admin("GET /readyz").is_some_and(|answer| answer.status == 200));
+        program
+    }
+
+    fn spawn(folder: &Path, upstream: &str) -> Child {
+        std::fs::write(folder.join("gradual.toml"), file(90, upstream)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gradual"));
+        command.arg("run").arg(folder.join("gradual.toml")).stderr(Stdio::piped());
+        command.env_remove("GRADUAL_LOG").env_remove("RUST_LOG").spawn().unwrap()
+    }
+
+    /// A request to the admin address; `None` while nobody listens there.
+    fn admin(&self, request: &str) -> Option<Answer> {
+        let path = self.folder.path().join("admin.sock");
+        UnixStream::connect(&path).ok()?;
+        let request = format!("{request} HTTP/1.1\r\nHost: localhost");
+        Some(exchange(&Address::Unix(path), &request))
+    }
+
+    fn signal(&self, name: &str) {
+        let command = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").arg("-c").arg(command).status().unwrap().success());
+    }
+
+    /// Waits for the end: the exit status, and what was said on standard error. The folder stays.
+    fn end(&mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (self.child.wait().unwrap(), said)
+    }
+}
+
+/// A failed test leaves no process behind.
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait().map(drop));
+    }
+}
+
+fn file(v1: u32, upstream: &str) -> String {
+    worker(r#"address = "unix:admin.sock""#, v1, upstream)
+}
+
+#[test]
+fn a_missing_file_is_a_message_and_exit_code_1() {
+    let output = gradual(&["run", "there-is-no-such-file.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("there-is-no-such-file.toml"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_bad_file_is_a_report_and_exit_code_1() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bad.toml");
+    std::fs::write(&path, "[[worker]\n").unwrap();
+    let output = gradual(&["run", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn arguments_that_name_no_command_are_exit_code_2() {
+    for arguments in [&["walk"][..], &["run", "--fast"], &[]] {
+        assert_eq!(gradual(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_version_and_the_help_go_to_standard_output() {
+    let version = gradual(&["--version"]);
+    assert_eq!(text(&version.stdout), format!("gradual {}\n", env!("CARGO_PKG_VERSION")));
+    let help = gradual(&["--help"]);
+    assert!(help.status.success() && text(&help.stdout).contains("Examples:"));
+}
+
+#[test]
+fn sigterm_and_sigint_end_in_order_with_exit_code_0() {
+    for signal in ["TERM", "INT"] {
+        let mut program = Program::start("http://127.0.0.1:9");
+        program.signal(signal);
+        let (status, said) = program.end();
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert!(said.contains("every request was finished"), "{said}");
+        assert!(program.folder.path().exists() && !program.folder.path().join("admin.sock").exists());
+    }
+}
+
+#[test]
+fn sighup_reloads_and_a_bad_file_is_loud() {
+    let mut program = Program::start("http://127.0.0.1:9");
+    let status = || program.admin("GET /api/v1/status").unwrap().json();
+    std::fs::write(program.folder.path().join("gradual.toml"), file(40, "http://127.0.0.1:9")).unwrap();
+    program.signal("HUP");
+    eventually("the next generation serves", || status()["generation"] == 2);
+    std::fs::write(program.folder.path().join("gradual.toml"), "nonsense").unwrap();
+    program.signal("HUP");
+    eventually("the file is refused", || status()["last_reload"]["result"] == "failure");
+    assert_eq!(status()["workers"][0]["deployment"]["versions"][0]["percentage"], 40);
+    program.signal("TERM");
+    let (_, said) = program.end();
+    assert!(said.contains("worker shop: db7cd8d3-4425-4fe7-8c81-01bf963b6067 (v1) 90% -> 40%"), "{said}");
+    assert!(said.contains("ERROR reload refused (SIGHUP), generation 2 goes on"), "{said}");
+}
+
+#[test]
+fn a_second_process_at_the_same_addresses_is_refused_and_the_first_goes_on() {
+    let mut first = Program::start("http://127.0.0.1:9");
+    let path = first.folder.path().join("gradual.toml");
+    let second = gradual(&["run", path.to_str().unwrap()]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(text(&second.stderr).contains("error"), "{}", text(&second.stderr));
+    assert_eq!(first.admin("GET /readyz").unwrap().status, 200);
+    first.signal("TERM");
+    assert_eq!(first.end().0.code(), Some(0));
+}
+
+#[test]
+fn while_a_request_is_in_flight_a_stop_drains_and_a_second_one_ends_at_once() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let upstreams = tempfile::tempdir().unwrap();
+        let upstream = UnixListener::bind(upstreams.path().join("up.sock")).unwrap();
+        let mut program = Program::start(&format!("unix:{}", upstreams.path().join("up.sock").display()));
+        let mut client = UnixStream::connect(program.folder.path().join("front.sock")).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").unwrap();
+        let in_flight = upstream.accept().unwrap();
+        program.signal(signal);
+        eventually("it drains", || program.admin("GET /readyz").unwrap().status == 503);
+        let status = program.admin("GET /api/v1/status").unwrap().json();
+        assert_eq!((&status["draining"], &status["load"]), (&true.into(), &().into()));
+        program.signal(signal);
+        let (status, said) = program.end();
+        assert_eq!(status.code(), Some(code), "{said}");
+        drop(in_flight);
+    }
+}
