@@ -28,7 +28,7 @@ Examples:
   gradual check gradual.toml           every mistake of a file at once
   gradual run gradual.toml --watch     serve, and reload when the file changes
   kill -HUP <pid>                      reload now
-  gradual schema > gradual.schema.json for editors that complete and check the file
+  gradual schema > schema.json         for editors that complete and check the file
 
 Environment:
   GRADUAL_LOG   what is logged on standard error, such as `debug` or `gradual=debug,info`; else RUST_LOG; else `info`

@@ -42,7 +42,7 @@ pub struct Options {
     pub watch: bool,
 }
 
-/// How a run ended, after it had begun to serve.
+/// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// In order: what was in flight finished, or its time was up.
@@ -50,7 +50,7 @@ pub enum Ended {
         /// How many connections were cut.
         cut: u64,
     },
-    /// At once, by a second signal.
+    /// At once: by a second signal, or by one before it had begun to serve.
     Forced {
         /// The signal's number.
         signal: u8,
@@ -112,10 +112,14 @@ pub async fn run(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, 
     let signals = Signals::new().map_err(|error| failure(&file, format!("no signals: {error}")))?;
     let (inbox, requests) = reload::inbox();
     let (loads, load_queries) = mpsc::channel(16);
-    let reloader = start(&options, inbox.clone(), loads).await?;
+    let (hangups, mut stops) = signals.split();
+    let reloader = tokio::select! {
+        biased;
+        signal = stops.next() => return Ok(Ended::Forced { signal: signal.number }),
+        started = start(&options, inbox.clone(), loads) => started?,
+    };
     let status = Arc::clone(&reloader.status);
     let mut background = JoinSet::new();
-    let (hangups, stops) = signals.split();
     background.spawn(hangups.reload(inbox.clone()));
     if options.watch {
         background.spawn(watch::watch(Arc::clone(&status), inbox.clone()));
@@ -158,7 +162,8 @@ async fn start(options: &Options, inbox: Inbox, loads: mpsc::Sender<LoadQuery>) 
     }));
     status.read(&source);
     let admin = Admin::new(Arc::clone(&status), inbox);
-    let config = Arc::new(loaded.config.clone());
+    // What the first generation brings is said as any change is.
+    let config = Arc::new(Config { workers: Vec::new(), listeners: Vec::new(), ..loaded.config.clone() });
     let mut reloader = Reloader { status, registry, log, shards, admin, config };
     match reloader.take(loaded, "start").await {
         Ok(_) => Ok(reloader),

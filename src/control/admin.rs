@@ -124,3 +124,58 @@ impl Admin {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{AccessTarget, Spanned};
+    use crate::control::reload::inbox;
+    use crate::control::status::Facts;
+    use crate::export::access::AccessLog;
+
+    fn admin() -> Admin {
+        let facts = Facts {
+            name: "gradual.toml".to_owned(),
+            file: PathBuf::from("/gradual.toml"),
+            threads: 1,
+            registry: Arc::default(),
+            log: AccessLog::open(&AccessTarget::Off).unwrap(),
+            loads: tokio::sync::mpsc::channel(1).0,
+        };
+        Admin::new(Arc::new(Status::new(facts)), inbox().0)
+    }
+
+    fn settings(address: &str, configured: bool) -> config::Admin {
+        config::Admin {
+            address: Spanned { value: Address::Tcp(address.parse().unwrap()), span: 5..9 },
+            configured,
+            token_file: None,
+            hosts: Vec::new(),
+            metrics_open: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_default_address_that_is_taken_is_done_without_until_it_is_free() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let mut admin = admin();
+        let prepared = admin.prepare(&settings(&address, false)).unwrap();
+        admin.commit(prepared);
+        assert_eq!(admin.address(), None);
+        drop(taken);
+        let prepared = admin.prepare(&settings(&address, false)).unwrap();
+        admin.commit(prepared);
+        assert_eq!(admin.address().unwrap().to_string(), address);
+    }
+
+    #[tokio::test]
+    async fn a_configured_address_that_is_taken_is_an_error_at_its_place() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let errors = admin().prepare(&settings(&address, true)).unwrap_err();
+        assert_eq!((errors.len(), errors[0].span.clone()), (1, 5..9));
+    }
+}

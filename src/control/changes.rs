@@ -4,9 +4,9 @@ use crate::config::{Config, Listener, Version, Worker};
 use crate::control::status::shares;
 use crate::model::share::Share;
 
-/// What the step from one configuration to the next changes: one line per worker, listener and setting; empty where
-/// nothing that serves has changed. `threads` is how many shards run, `wanted` how many the new file asks for.
-pub(crate) fn lines(old: &Config, new: &Config, threads: usize, wanted: usize) -> Vec<String> {
+/// What the step from one configuration to the next changes: one line per worker, listener and section; empty where
+/// nothing that serves has changed.
+pub(crate) fn lines(old: &Config, new: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     for after in &new.workers {
         let before = old.workers.iter().find(|worker| worker.policy.name == after.policy.name);
@@ -22,9 +22,6 @@ pub(crate) fn lines(old: &Config, new: &Config, threads: usize, wanted: usize) -
     ] {
         lines.extend(changed.then(|| format!("{what} changed")));
     }
-    if threads != wanted {
-        lines.push(format!("threads: {threads} -> {wanted} needs a restart; {threads} go on"));
-    }
     lines
 }
 
@@ -38,8 +35,9 @@ fn worker(before: Option<&Worker>, after: &Worker) -> Option<String> {
     if !moved.is_empty() {
         return Some(format!("worker {name}: {}", moved.join(", ")));
     }
-    if before.policy.deployment.ring != after.policy.deployment.ring {
-        return Some(format!("worker {name}: same shares, other ring"));
+    let (old, new) = (&before.policy.deployment, &after.policy.deployment);
+    if old.versions != new.versions || old.ring != new.ring {
+        return Some(format!("worker {name}: same shares, other order on the ring"));
     }
     (before != after).then(|| format!("worker {name}: same shares, other settings"))
 }
@@ -81,4 +79,55 @@ fn listeners(old: &[Listener], new: &[Listener]) -> Vec<String> {
     let gone = old.iter().filter(|one| new.iter().all(|after| after.address != one.address));
     lines.extend(gone.map(|one| format!("listener {} closes", one.address.value)));
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(listener: &str, worker: &str, shares: &[(&str, u32)]) -> Config {
+        let versions = shares.iter().map(|(id, _)| {
+            format!("[[worker.version]]\nid = \"{id}\"\nupstreams = [\"http://127.0.0.1:9\"]\n")
+        });
+        let deployed =
+            shares.iter().map(|(id, share)| format!("{{ version_id = \"{id}\", percentage = {share} }}, "));
+        let text = format!(
+            "[[listener]]\naddress = \"{listener}\"\n[[worker]]\nname = \"{worker}\"\n{}\
+             [worker.deployment]\nversions = [{}]\n",
+            versions.collect::<String>(),
+            deployed.collect::<String>(),
+        );
+        crate::config::parse("gradual.toml", &text, Path::new("/")).unwrap().0
+    }
+
+    #[test]
+    fn each_worker_and_listener_that_changed_has_one_line() {
+        let old = config("127.0.0.1:1", "a", &[("v1", 90), ("v2", 10), ("v3", 0)]);
+        let new = config("127.0.0.1:1", "a", &[("v1", 50), ("v3", 0), ("v4", 50)]);
+        let lines = lines(&old, &new);
+        assert_eq!(lines, ["worker a: v1 90% -> 50%, v4 absent -> 50%, v2 10% -> absent"]);
+    }
+
+    #[test]
+    fn other_order_with_the_same_shares_is_said() {
+        let old = config("127.0.0.1:1", "a", &[("v1", 50), ("v2", 50)]);
+        let new = config("127.0.0.1:1", "a", &[("v2", 50), ("v1", 50)]);
+        assert_eq!(lines(&old, &new), ["worker a: same shares, other order on the ring"]);
+    }
+
+    #[test]
+    fn new_and_gone_workers_and_listeners_are_said_and_no_change_is_silent() {
+        let old = config("127.0.0.1:1", "a", &[("v1", 100)]);
+        let new = config("127.0.0.1:2", "b", &[("v1", 100)]);
+        let expected = [
+            "worker b is new: v1 100%",
+            "worker a is gone",
+            "listener 127.0.0.1:2 opens",
+            "listener 127.0.0.1:1 closes",
+        ];
+        assert_eq!(lines(&old, &new), expected);
+        assert_eq!(lines(&old, &old), [""; 0]);
+    }
 }

@@ -102,7 +102,7 @@ pub(crate) struct Reloader {
     pub(crate) shards: Shards,
     /// The admin address.
     pub(crate) admin: Admin,
-    /// What serves; before the first generation, what is about to.
+    /// What serves; before the first generation, settings without workers and listeners.
     pub(crate) config: Arc<Config>,
 }
 
@@ -208,16 +208,24 @@ impl Reloader {
 
     fn serve(&mut self, generation: u64, config: Config) {
         let before = std::mem::replace(&mut self.config, Arc::new(config));
+        let listeners = self.shards.addresses();
+        for line in changes::lines(&before, &self.config) {
+            tracing::info!("generation {generation}: {line}");
+        }
+        if listeners != self.status.listeners() {
+            let listeners: Vec<_> = listeners.iter().map(ToString::to_string).collect();
+            tracing::info!("generation {generation}: listening on {}", listeners.join(", "));
+        }
+        let (threads, wanted) = (self.status.threads(), threads(&self.config).get());
+        if threads != wanted {
+            tracing::warn!("threads: {wanted} instead of {threads} need a restart; {threads} go on");
+        }
         self.status.serves(Served {
             generation,
             config: Arc::clone(&self.config),
-            listeners: self.shards.addresses(),
+            listeners,
             admin: self.admin.address(),
         });
-        let wanted = threads(&self.config).get();
-        for line in changes::lines(&before, &self.config, self.status.threads(), wanted) {
-            tracing::info!("generation {generation}: {line}");
-        }
     }
 
     fn say(&self, generation: u64, why: &str, report: &Report) {

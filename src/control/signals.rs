@@ -55,21 +55,30 @@ impl Hangups {
     }
 }
 
+/// A signal that ends the process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stop {
+    name: &'static str,
+    /// Its number, the same on all systems (POSIX `kill`).
+    pub(crate) number: u8,
+}
+
 impl Stops {
     /// Begins to drain at the first, and returns the number of the second.
     pub(crate) async fn obey(mut self, status: &Status) -> u8 {
-        let (name, _) = self.next().await;
-        tracing::info!("{name}: stopping");
+        let stop = self.next().await;
+        tracing::info!("{}: stopping", stop.name);
         status.drain();
-        let (name, number) = self.next().await;
-        tracing::warn!("a second signal ({name}): ending at once");
-        number
+        let stop = self.next().await;
+        tracing::warn!("a second signal ({}): ending at once", stop.name);
+        stop.number
     }
 
-    async fn next(&mut self) -> (&'static str, u8) {
+    /// Waits for one. Safe to cancel.
+    pub(crate) async fn next(&mut self) -> Stop {
         tokio::select! {
-            Some(()) = self.terminate.recv() => ("SIGTERM", 15),
-            Some(()) = self.interrupt.recv() => ("SIGINT", 2),
+            Some(()) = self.terminate.recv() => Stop { name: "SIGTERM", number: 15 },
+            Some(()) = self.interrupt.recv() => Stop { name: "SIGINT", number: 2 },
             else => std::future::pending().await,
         }
     }

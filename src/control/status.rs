@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Address, Config, Version, Worker};
 use crate::control::clock::rfc3339;
+use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
 use crate::metrics::{Gauges, Registry};
@@ -201,6 +202,7 @@ impl Status {
         let load = self.load().await;
         let running = self.running();
         let workers = running.config.iter().flat_map(|config| config.workers.iter().map(worker));
+        let restart = running.config.as_ref().is_some_and(|config| threads(config).get() != self.threads);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -210,6 +212,7 @@ impl Status {
             "ready": running.generation > 0 && !*self.draining.borrow(),
             "draining": *self.draining.borrow(),
             "threads": self.threads,
+            "needs_restart": if restart { json!(["threads"]) } else { json!([]) },
             "listeners": running.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "admin": running.admin.as_ref().map(ToString::to_string),
             "load": load.map(|load| json!({ "connections": load.connections, "requests": load.requests })),

@@ -19,6 +19,7 @@ fn the_status_names_workers_deployments_and_shares() {
     assert_eq!(status["file"], stage.path().display().to_string());
     assert_eq!(status["admin"], stage.handle.admin().unwrap().to_string());
     assert_eq!(status["threads"], stage.handle.status().threads());
+    assert_eq!(status["needs_restart"], serde_json::json!([]));
     assert_eq!(status["last_reload"], serde_json::Value::Null);
     assert_eq!(status["log"]["dropped"], 0);
     assert!(status["load"]["connections"].is_u64());
