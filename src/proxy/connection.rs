@@ -74,25 +74,38 @@ const HEADER_LIST: u32 = 64 << 10;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Serves a connection until it ends. Errors are the client's, or its network's: nothing to tell anybody about.
+///
+/// What happens once, or seldom, is boxed, so that the many idle connections of HTTP/1.1 clients do not hold room for it.
 pub(super) async fn serve(
     shard: Rc<Shard>,
     slot: Rc<ListenerSlot>,
     socket: Socket,
     address: Option<SocketAddr>,
 ) {
-    let guard = shard.connection_opened();
-    if let Err(error) = greet(&shard, &slot, socket, address).await {
+    let _guard = shard.connection_opened();
+    let ended = match Box::pin(greet(shard, slot, socket, address)).await {
+        Ok(Greeted { client, stream, http2: false }) => speak_http1(client, stream).await,
+        Ok(Greeted { client, stream, http2: true }) => Box::pin(speak_http2(client, stream)).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
         tracing::debug!(?address, %error, "a client connection ended");
     }
-    drop(guard);
+}
+
+/// A connection of which it is known who it is and what it speaks.
+struct Greeted {
+    client: Rc<Client>,
+    stream: Stream,
+    http2: bool,
 }
 
 async fn greet(
-    shard: &Rc<Shard>,
-    slot: &Rc<ListenerSlot>,
+    shard: Rc<Shard>,
+    slot: Rc<ListenerSlot>,
     socket: Socket,
     mut address: Option<SocketAddr>,
-) -> io::Result<()> {
+) -> io::Result<Greeted> {
     let listener = slot.current();
     let mut stream = Peeked::new(socket);
     if listener.settings().proxy_protocol {
@@ -102,27 +115,21 @@ async fn greet(
         let named = within(GREETING, read_proxy_header(&mut stream)).await?;
         address = named.or(address);
     }
-    let client = |tls| {
-        Rc::new(Client {
-            shard: Rc::clone(shard),
-            listener: Rc::clone(slot),
-            address,
-            address_text: address
-                .and_then(|address| HeaderValue::from_str(&address.ip().to_canonical().to_string()).ok()),
-            tls,
-        })
-    };
-    match listener.tls() {
+    let (stream, http2, tls) = match listener.tls() {
         Some(acceptor) => {
             let stream = within(GREETING, acceptor.accept(stream)).await?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            speak(client(true), Stream::ServerTls(Box::new(stream)), http2).await
+            (Stream::ServerTls(Box::new(stream)), http2, true)
         }
         None => {
             let http2 = within(HEAD, is_http2(&mut stream)).await?;
-            speak(client(false), Stream::Plain(stream), http2).await
+            (Stream::Plain(stream), http2, false)
         }
-    }
+    };
+    let text = address.map(|address| address.ip().to_canonical().to_string());
+    let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
+    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls });
+    Ok(Greeted { client, stream, http2 })
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -167,30 +174,33 @@ async fn more(stream: &mut Peeked) -> io::Result<()> {
     }
 }
 
-async fn speak(client: Rc<Client>, stream: Stream, http2: bool) -> io::Result<()> {
+async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let shard = Rc::clone(&client.shard);
-    let service = service_fn(move |request: Request<Incoming>| handler::handle(Rc::clone(&client), request));
-    let io = TokioIo::new(stream);
-    if http2 {
-        let mut connection = pin!(http2_settings().serve_connection(io, service));
-        return tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = shard.draining() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
-        .map_err(io::Error::other);
-    }
-    let mut connection = pin!(http1_settings().serve_connection(io, service).with_upgrades());
-    tokio::select! {
+    let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
+    let connection = http1_settings().serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection.with_upgrades());
+    let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shard.draining() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
-    }
-    .map_err(io::Error::other)
+    };
+    ended.map_err(io::Error::other)
+}
+
+async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
+    let shard = Rc::clone(&client.shard);
+    let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
+    let mut connection = pin!(http2_settings().serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shard.draining() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    ended.map_err(io::Error::other)
 }
 
 fn http1_settings() -> http1::Builder {

@@ -1,27 +1,29 @@
 //! One request: from its head to a version and back. Generic over how the bytes of its body arrive.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
-use super::head::{self, Introduction, Seen};
+use super::head::{self, Deciding, Introduction, Seen};
 use super::record::{self, Line, Meter};
 use super::shard::Shard;
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
-use super::upstream::{self, Lease, Need};
-use crate::config::{self, UpstreamHost};
+use super::upstream::{self, Endpoint, Lease, Need};
+use crate::config::{self, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::Lines;
 use crate::model::overrides::Override;
@@ -37,33 +39,169 @@ pub(super) struct Client {
     pub(super) tls: bool,
 }
 
-/// Answers one request, whatever happens.
-pub(super) async fn handle<B>(
-    client: Rc<Client>,
+/// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
+/// an idle connection does not hold the room for it.
+pub(super) fn handle<B>(
+    client: &Rc<Client>,
     request: Request<B>,
-) -> Result<Response<ResponseBody>, Infallible>
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<B>
 where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Source>,
 {
-    let mut meter = Meter::new(&client, client.shard.snapshot(), Instant::now());
-    let (mut parts, body) = request.into_parts();
-    meter.http2 = parts.version == Version::HTTP_2;
-    meter.is_asset = record::is_asset(parts.uri.path());
-    let bodiless = body.is_end_stream();
-    Ok(match admit(&client, &mut meter, &mut parts, bodiless) {
-        Err(Refusal::Answer(response)) => local(response, meter),
-        Err(Refusal::Failure(kind)) => refuse(&kind.into(), meter),
-        Ok(admitted) => forward(parts, body, admitted, meter).await,
-    })
+    let begun = Exchange::begin(client, request);
+    async {
+        Ok(match begun {
+            Ok(exchange) => exchange.run().await,
+            Err(response) => *response,
+        })
+    }
 }
 
-/// A request that has a version.
+/// A request that has a version, on its way there and back.
+struct Exchange {
+    /// Taken while it is being sent.
+    request: Request<RequestBody>,
+    meter: Meter,
+    admitted: Admitted,
+}
+
+/// What is known of a request that has a version, besides its head.
 struct Admitted {
     /// The host that the client asked for; `None` for HTTP/1.0 without one.
     host: Option<HeaderValue>,
     upgrade: Option<Upgrade>,
+    /// Whether the client sent it as its one `Host` line.
+    host_as_sent: bool,
     te_trailers: bool,
+}
+
+impl Exchange {
+    fn begin<B>(client: &Rc<Client>, request: Request<B>) -> Result<Box<Self>, Box<Response<ResponseBody>>>
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<Source>,
+    {
+        let mut meter = Meter::new(client, client.shard.snapshot(), Instant::now());
+        let (mut parts, body) = request.into_parts();
+        let bodiless = body.is_end_stream();
+        meter.http2 = parts.version == Version::HTTP_2;
+        meter.is_asset = record::is_asset(parts.uri.path());
+        let admitted = match admit(client, &mut meter, &mut parts, bodiless) {
+            Ok(admitted) => admitted,
+            Err(Refusal::Answer(response)) => return Err(Box::new(local(response, meter))),
+            Err(Refusal::Failure(kind)) => return Err(Box::new(refuse(&kind.into(), meter))),
+        };
+        let body = if admitted.upgrade.is_some() || bodiless {
+            RequestBody::EMPTY
+        } else {
+            let progress = Rc::new(Progress::new(meter.started));
+            meter.progress = Some(Rc::clone(&progress));
+            RequestBody::new(body, &progress)
+        };
+        Ok(Box::new(Self { request: Request::from_parts(parts, body), meter, admitted }))
+    }
+
+    /// Sends the request to its version, and makes the client's response of what comes back.
+    async fn run(mut self: Box<Self>) -> Response<ResponseBody> {
+        let exchanged = self.exchange().await;
+        let Self { meter, admitted, .. } = *self;
+        match exchanged {
+            Ok((response, lease)) => match admitted.upgrade {
+                Some(upgrade) => tunnel::answer(upgrade, response, lease, meter),
+                None => answer(response, lease, meter),
+            },
+            Err(failure) => refuse(&failure, meter),
+        }
+    }
+
+    /// Sends the request to one of its version's endpoints and waits for the response's head.
+    async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
+        let (endpoint, timeouts) = self.endpoint()?;
+        let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
+        let mut fresh = false;
+        loop {
+            let mut lease = endpoint.lease(need, fresh, timeouts.connect).await?;
+            if need == Need::Tunnel {
+                let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;
+                self.dress_tunnel(&lease, extended)?;
+            }
+            self.dress(&lease)?;
+            let request = std::mem::replace(&mut self.request, Request::new(RequestBody::EMPTY));
+            let sending = pin!(lease.send(request));
+            match head_within(timeouts.response, self.meter.progress.as_deref(), sending).await? {
+                Ok(response) => return Ok((response, lease)),
+                Err(mut error) => match error.take_message() {
+                    // Nothing of it was sent: the connection had been closed while it was idle.
+                    Some(unsent) if lease.reused => (self.request, fresh) = (unsent, true),
+                    _ => return Err(failed(error.into_error(), &self.meter)),
+                },
+            }
+        }
+    }
+
+    /// Chooses an endpoint of the version, and notes it.
+    fn endpoint(&mut self) -> Result<(Rc<Endpoint>, Timeouts), Failure> {
+        let draw = self.meter.client.shard.draw();
+        let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
+        let endpoint = upstream::choose(&version.backends.endpoints(), draw).ok_or(Kind::NoUpstream)?;
+        let timeouts = *worker.timeouts();
+        if let Some(line) = &mut self.meter.line {
+            line.upstream = Some(Rc::clone(&endpoint.label));
+        }
+        Ok((endpoint, timeouts))
+    }
+
+    /// The `Host` that the endpoint is to see.
+    fn upstream_host(&self, lease: &Lease) -> Result<HeaderValue, Kind> {
+        let own = lease.host();
+        let (worker, _) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
+        let host = match worker.upstream_host() {
+            UpstreamHost::Preserve => self.admitted.host.as_ref().or(own),
+            UpstreamHost::Upstream => own,
+            UpstreamHost::Name(_) => worker.host.as_ref(),
+        };
+        host.cloned().ok_or(Kind::BadRequest("the request has no Host"))
+    }
+
+    /// Gives a request for a tunnel the form of the protocol that its connection speaks.
+    fn dress_tunnel(&mut self, lease: &Lease, extended_connect: bool) -> Result<(), Kind> {
+        let Some(upgrade) = &self.admitted.upgrade else { return Ok(()) };
+        if lease.is_http2() && !(upgrade.is_websocket() && extended_connect) {
+            return Err(Kind::UpgradeRefused);
+        }
+        upgrade.dress(&mut self.request, lease.is_http2());
+        Ok(())
+    }
+
+    /// Gives the request the form of the protocol that its connection speaks. Can be done again for another connection.
+    fn dress(&mut self, lease: &Lease) -> Result<(), Failure> {
+        let host = self.upstream_host(lease)?;
+        let request = &mut self.request;
+        if self.admitted.te_trailers && self.admitted.upgrade.is_none() {
+            request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+            if !lease.is_http2() {
+                request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+        }
+        if lease.is_http2() {
+            return dress_http2(request, &host, lease.is_tls());
+        }
+        *request.version_mut() = Version::HTTP_11;
+        if request.uri().authority().is_some() {
+            let target = request.uri().path_and_query().cloned();
+            *request.uri_mut() = target.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
+        }
+        let preserved = self.admitted.host_as_sent && self.admitted.host.as_ref() == Some(&host);
+        if !preserved {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        // The codec would take a GET of unknown length for one without body.
+        if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Ok(())
+    }
 }
 
 /// Why a request gets no further.
@@ -81,27 +219,31 @@ impl From<Kind> for Refusal {
 
 /// Checks a head, finds its worker and version, and prepares it for the next hop. Everything here is synchronous.
 fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) -> Result<Admitted, Refusal> {
-    let seen = Seen::look(&parts.headers);
+    let (seen, deciding) = Seen::look(&parts.headers);
     let listener = client.listener.current();
     let settings = listener.settings();
-    let trusted = !settings.trusted_proxies.networks.is_empty() || settings.trusted_proxies.unix;
-    let trusted = trusted && settings.trusted_proxies.contain(client.address);
+    let trusted = settings.trusted_proxies.contain(client.address);
     let https = client.tls || (trusted && says_https(parts));
     if client.shard.sink().is_on() {
         meter.line = Some(Box::new(Line::of(parts, https)));
     }
-    let upgrade = upgrade(parts, seen.upgrade && bodiless)?;
+    if parts.method == Method::CONNECT && !is_websocket(parts) {
+        return Err(Kind::Connect.into());
+    }
     seen.check(parts)?;
-    let host = head::authority(parts)?;
+    let host = head::authority(parts, deciding.host)?;
     answer_here(settings, parts, host.as_ref(), https)?;
-    select(client, meter, parts, &seen, host.as_ref(), trusted)?;
+    route(meter, parts, host.as_ref())?;
+    select(client, meter, parts, &seen, &deciding, trusted);
     let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
+    let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
+    let upgrade = upgrade(parts, seen.upgrade && bodiless)?;
     remove_refused(parts, &seen, worker, trusted);
     let introduction =
         Introduction { trusted, address: client.address_text.as_ref(), https, host: host.as_ref() };
     head::prepare_request(parts, &seen, &introduction);
     set_metadata(parts, worker, version);
-    Ok(Admitted { host, upgrade, te_trailers: seen.te_trailers })
+    Ok(Admitted { host, upgrade, host_as_sent, te_trailers: seen.te_trailers })
 }
 
 /// Whether a trusted proxy in front was asked by https.
@@ -112,15 +254,16 @@ fn says_https(parts: &Parts) -> bool {
         .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
+/// Whether an extended CONNECT (RFC 8441) asks for a WebSocket.
+fn is_websocket(parts: &Parts) -> bool {
+    parts.extensions.get::<hyper::ext::Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
 /// What the client wants its connection or stream to become. A request with a body is never an upgrade: RFC 9110
 /// section 7.8 lets the field be ignored, and nothing of a body may be mistaken for the new protocol.
 fn upgrade(parts: &mut Parts, may_upgrade: bool) -> Result<Option<Upgrade>, Kind> {
     if parts.method == Method::CONNECT {
-        let websocket = parts.extensions.get::<hyper::ext::Protocol>();
-        return match websocket.is_some_and(|protocol| protocol.as_str() == "websocket") {
-            true => Upgrade::extended_connect(parts).map(Some).ok_or(Kind::Connect),
-            false => Err(Kind::Connect),
-        };
+        return Upgrade::extended_connect(parts).map(Some).ok_or(Kind::Connect);
     }
     Ok(if may_upgrade { Upgrade::asked(parts) } else { None })
 }
@@ -151,24 +294,28 @@ fn answer_here(
     Err(Refusal::Answer(response))
 }
 
-/// Finds the worker and its version, and notes both.
+/// Finds the worker, and notes it.
+fn route(meter: &mut Meter, parts: &Parts, host: Option<&HeaderValue>) -> Result<(), Kind> {
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
+    let routed = meter.snapshot.blueprint.router.route(host, parts.uri.path());
+    let routed =
+        routed.map_err(|_| Kind::BadRequest("the path has dot segments, and routes here are by path"))?;
+    meter.worker = Some(routed.ok_or(Kind::NoWorker)?);
+    Ok(())
+}
+
+/// Chooses the worker's version, and notes it.
 fn select(
     client: &Client,
     meter: &mut Meter,
     parts: &Parts,
     seen: &Seen,
-    host: Option<&HeaderValue>,
+    deciding: &Deciding<'_>,
     trusted: bool,
-) -> Result<(), Kind> {
-    let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
-    let routed = meter.snapshot.blueprint.router.route(host, parts.uri.path());
-    let index = routed
-        .map_err(|_| Kind::BadRequest("the path has dot segments, and routes here are by path"))?
-        .ok_or(Kind::NoWorker)?;
-    meter.worker = Some(index);
-    let worker = &meter.snapshot.workers[index];
-    let key = (seen.keys > 0).then(|| parts.headers.joined(head::KEY.as_str())).flatten();
-    let overrides = (seen.overrides > 0).then(|| parts.headers.joined(head::OVERRIDES.as_str())).flatten();
+) {
+    let Some(worker) = meter.worker.and_then(|index| meter.snapshot.workers.get(index)) else { return };
+    let key = field(parts, &head::KEY, deciding.key, seen.keys);
+    let overrides = field(parts, &head::OVERRIDES, deciding.overrides, seen.overrides);
     let sent =
         Sent { key: key.as_deref(), overrides: overrides.as_deref(), trusted, draw: client.shard.draw() };
     let selection = worker.policy().select(&sent);
@@ -177,9 +324,22 @@ fn select(
         Override::Version(_) => worker.series.overridden(None),
         Override::Ignored(problem) => worker.series.overridden(Some(problem)),
     }
-    meter.overridden = selection.overridden;
-    meter.version = Some((selection.decision.member.index(), selection.decision.reason));
-    Ok(())
+    let version = Some((selection.decision.member.index(), selection.decision.reason));
+    (meter.overridden, meter.version) = (selection.overridden, version);
+}
+
+/// The value of a field: its one line as it is, several joined.
+fn field<'a>(
+    parts: &'a Parts,
+    name: &HeaderName,
+    first: Option<&'a HeaderValue>,
+    lines: usize,
+) -> Option<Cow<'a, [u8]>> {
+    if lines > 1 {
+        parts.headers.joined(name.as_str())
+    } else {
+        first.map(|value| Cow::Borrowed(value.as_bytes()))
+    }
 }
 
 fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
@@ -210,69 +370,12 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
     }
 }
 
-/// Sends an admitted request to its version, and makes the client's response of what comes back.
-async fn forward<B>(parts: Parts, body: B, admitted: Admitted, mut meter: Meter) -> Response<ResponseBody>
-where
-    B: Body<Data = Bytes> + 'static,
-    B::Error: Into<Source>,
-{
-    let body = if admitted.upgrade.is_some() || body.is_end_stream() {
-        RequestBody::EMPTY
-    } else {
-        let progress = Rc::new(Progress::new(Instant::now()));
-        meter.progress = Some(Rc::clone(&progress));
-        RequestBody::new(body, &progress)
-    };
-    match exchange(Request::from_parts(parts, body), &admitted, &mut meter).await {
-        Ok((response, lease)) => match admitted.upgrade {
-            Some(upgrade) => tunnel::answer(upgrade, response, lease, meter),
-            None => answer(response, lease, meter),
-        },
-        Err(failure) => refuse(&failure, meter),
-    }
-}
-
-/// Sends a request to one of its version's endpoints and waits for the response's head.
-async fn exchange(
-    mut request: Request<RequestBody>,
-    admitted: &Admitted,
-    meter: &mut Meter,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let (snapshot, draw) = (Rc::clone(&meter.snapshot), meter.client.shard.draw());
-    let (worker, version) = chosen(meter).ok_or(Kind::NoUpstream)?;
-    let endpoint = upstream::choose(&version.backends.endpoints(), draw).ok_or(Kind::NoUpstream)?;
-    let worker = &snapshot.workers[worker.index()];
-    if let Some(line) = &mut meter.line {
-        line.upstream = Some(Rc::clone(&endpoint.label));
-    }
-    let need = if admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
-    let host = match worker.upstream_host() {
-        UpstreamHost::Preserve => admitted.host.as_ref().or(endpoint.host.as_ref()),
-        UpstreamHost::Upstream => endpoint.host.as_ref(),
-        UpstreamHost::Name(_) => worker.host.as_ref(),
-    };
-    let mut fresh = false;
-    loop {
-        let mut lease = endpoint.lease(need, fresh, worker.timeouts().connect).await?;
-        dress(&mut request, &lease, host, admitted).await?;
-        match head_within(worker.timeouts().response, meter.progress.as_deref(), lease.send(request)).await? {
-            Ok(response) => return Ok((response, lease)),
-            Err(mut error) => match error.take_message() {
-                // Nothing of it was sent: the connection had been closed while it was idle.
-                Some(unsent) if lease.reused => (request, fresh) = (unsent, true),
-                _ => return Err(failed(error.into_error(), meter)),
-            },
-        }
-    }
-}
-
 /// Waits for a response's head. The deadline starts anew with every piece of the request's body that passes.
 async fn head_within<T>(
     limit: Duration,
     progress: Option<&Progress>,
-    head: impl Future<Output = T>,
+    mut head: Pin<&mut impl Future<Output = T>>,
 ) -> Result<T, Failure> {
-    let mut head = std::pin::pin!(head);
     let mut due = Instant::now() + limit;
     loop {
         if let Ok(result) = tokio::time::timeout_at(due.into(), head.as_mut()).await {
@@ -292,44 +395,6 @@ fn failed(error: hyper::Error, meter: &Meter) -> Failure {
         return Failure::because(Kind::BadRequest("the request's body was cut short or is malformed"), error);
     }
     Failure::of_upstream(error)
-}
-
-/// Gives a request the form of the protocol that its connection speaks. Can be done again for another connection.
-async fn dress(
-    request: &mut Request<RequestBody>,
-    lease: &Lease,
-    host: Option<&HeaderValue>,
-    admitted: &Admitted,
-) -> Result<(), Failure> {
-    let host = host.ok_or(Kind::BadRequest("the request has no Host"))?;
-    if let Some(upgrade) = &admitted.upgrade {
-        if lease.is_http2() && !(upgrade.is_websocket() && lease.allows_extended_connect().await) {
-            return Err(Kind::UpgradeRefused.into());
-        }
-        upgrade.dress(request, lease.is_http2());
-    } else if admitted.te_trailers {
-        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
-        if !lease.is_http2() {
-            request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
-        }
-    }
-    if lease.is_http2() {
-        return dress_http2(request, host, lease.is_tls());
-    }
-    *request.version_mut() = Version::HTTP_11;
-    if request.uri().authority().is_some() {
-        let target = request.uri().path_and_query().cloned();
-        *request.uri_mut() = target.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
-    }
-    if request.headers().get(header::HOST) != Some(host) {
-        request.headers_mut().insert(header::HOST, host.clone());
-    }
-    // The codec would take a GET of unknown length for one without body.
-    let unknown_length = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
-    if unknown_length {
-        request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    Ok(())
 }
 
 /// RFC 9113 section 8.3.1: the host is `:authority`, and `Host` is left out.

@@ -32,7 +32,7 @@ const MAX_OWN_VIA: usize = 5;
 /// What one pass over a request's header lines found, so that nothing is looked up that is not there.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    hosts: usize,
+    pub(super) hosts: usize,
     pub(super) keys: usize,
     pub(super) overrides: usize,
     cookies: usize,
@@ -50,19 +50,30 @@ pub(super) struct Seen {
     gradual: bool,
 }
 
+/// The lines that decide where a request goes: the first of each name.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Deciding<'a> {
+    pub(super) host: Option<&'a HeaderValue>,
+    pub(super) key: Option<&'a HeaderValue>,
+    pub(super) overrides: Option<&'a HeaderValue>,
+}
+
 impl Seen {
     /// Looks at every line once.
-    pub(super) fn look(headers: &HeaderMap) -> Self {
-        let mut seen = Self::default();
+    pub(super) fn look(headers: &HeaderMap) -> (Self, Deciding<'_>) {
+        let (mut seen, mut deciding) = (Self::default(), Deciding::default());
         for (name, value) in headers {
-            seen.line(name.as_str(), value);
+            seen.line(name.as_str(), value, &mut deciding);
         }
-        seen
+        (seen, deciding)
     }
 
-    fn line(&mut self, name: &str, value: &HeaderValue) {
+    fn line<'a>(&mut self, name: &str, value: &'a HeaderValue, deciding: &mut Deciding<'a>) {
         match name {
-            "host" => self.hosts += 1,
+            "host" => {
+                self.hosts += 1;
+                deciding.host = deciding.host.or(Some(value));
+            }
             "cookie" => self.cookies += 1,
             "content-length" => self.content_lengths += 1,
             "connection" => (self.hop_by_hop, self.connection) = (true, true),
@@ -79,8 +90,14 @@ impl Seen {
             }
             "via" => self.own_vias += tokens(value).filter(|entry| is_own_via(entry)).count(),
             "forwarded" | "x-real-ip" => self.forwarding = true,
-            KEY_HEADER => self.keys += 1,
-            OVERRIDES_HEADER => self.overrides += 1,
+            KEY_HEADER => {
+                self.keys += 1;
+                deciding.key = deciding.key.or(Some(value));
+            }
+            OVERRIDES_HEADER => {
+                self.overrides += 1;
+                deciding.overrides = deciding.overrides.or(Some(value));
+            }
             _ if name.starts_with("x-forwarded-") => self.forwarding = true,
             _ if name.starts_with("gradual-") => self.gradual = true,
             _ => {}
@@ -108,10 +125,9 @@ impl Seen {
 
 /// The host that a request is for, as upstreams see it: an absolute-form target or `:authority` wins over `Host`
 /// (RFC 9112 section 3.2.2, RFC 9113 section 8.3.1). `None` for HTTP/1.0 without `Host`.
-pub(super) fn authority(parts: &Parts) -> Result<Option<HeaderValue>, Kind> {
+pub(super) fn authority(parts: &Parts, host: Option<&HeaderValue>) -> Result<Option<HeaderValue>, Kind> {
     const WRONG: Kind =
         Kind::BadRequest("the request's host is not a host name or address with an optional port");
-    let host = parts.headers.get(header::HOST);
     if host.is_some_and(|host| !is_authority(host.as_bytes())) {
         return Err(WRONG);
     }

@@ -65,9 +65,11 @@ impl Line {
 
 /// Whether a path is that of a script, style, image or font, by its extension.
 pub(super) fn is_asset(path: &str) -> bool {
-    let file = path.rsplit('/').next().unwrap_or(path);
-    let Some((_, extension)) = file.rsplit_once('.') else { return false };
-    ASSETS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    let bytes = path.as_bytes();
+    // The longest extension has five letters: looking further back would only cost time.
+    let end = &bytes[bytes.len().saturating_sub(6)..];
+    let Some(dot) = end.iter().rposition(|&byte| byte == b'.') else { return false };
+    ASSETS.iter().any(|known| end[dot + 1..].eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// Extensions of what a page needs besides itself.

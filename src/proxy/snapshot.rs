@@ -127,11 +127,6 @@ impl WorkerState {
         &self.blueprint.config.workers[self.index]
     }
 
-    /// Its index in the snapshot.
-    pub(super) fn index(&self) -> usize {
-        self.index
-    }
-
     pub(super) fn policy(&self) -> &Policy {
         &self.config().policy
     }

@@ -1,5 +1,6 @@
 //! Byte streams: what clients and upstreams are connected by, with or without TLS.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -74,6 +75,11 @@ const PEEK: usize = 2048;
 /// Below this many bytes, gathering slices into one buffer and sending that once costs less than a vectored send.
 const GATHER: usize = 4096;
 
+thread_local! {
+    /// Where slices are gathered: one for all connections of a shard, used within one poll.
+    static GATHERED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(GATHER));
+}
+
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -99,13 +105,11 @@ impl AsyncWrite for Socket {
         let socket = self.get_mut();
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         if total <= GATHER && slices.len() > 1 {
-            let mut gathered = [0; GATHER];
-            let mut end = 0;
-            for slice in slices {
-                gathered[end..end + slice.len()].copy_from_slice(slice);
-                end += slice.len();
-            }
-            return Pin::new(socket).poll_write(cx, &gathered[..end]);
+            return GATHERED.with_borrow_mut(|gathered| {
+                gathered.clear();
+                slices.iter().for_each(|slice| gathered.extend_from_slice(slice));
+                Pin::new(socket).poll_write(cx, gathered)
+            });
         }
         match socket {
             Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),

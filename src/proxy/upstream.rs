@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -33,7 +34,7 @@ pub(super) struct Endpoint {
     /// As logs name it.
     pub(super) label: Rc<str>,
     /// The `Host` of this upstream's own.
-    pub(super) host: Option<HeaderValue>,
+    host: Option<HeaderValue>,
     tls: Option<(UpstreamConnector, ServerName<'static>)>,
     /// Requests and tunnels that are under way or wait for a connection: what balancing compares.
     in_flight: Cell<u32>,
@@ -139,7 +140,7 @@ impl Endpoint {
         if !fresh && let Some(sender) = self.take_idle() {
             return Ok(Lease { place, connection: Connection::Single(sender), reused: true });
         }
-        let connection = tokio::time::timeout(patience, self.connect(need)).await;
+        let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
         let connection = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
         Ok(Lease { place, connection, reused: false })
     }
@@ -344,14 +345,20 @@ impl Lease {
         allowance.extended_connect.get() || tokio::time::timeout(SETTINGS, changed).await.is_ok()
     }
 
-    /// Sends a request and waits for the response's head. The error has the request back where nothing of it was sent.
-    pub(super) async fn send(
+    /// The `Host` of the upstream's own.
+    pub(super) fn host(&self) -> Option<&HeaderValue> {
+        self.place.0.host.as_ref()
+    }
+
+    /// Sends a request; the future waits for the response's head. The error has the request back where nothing of it was
+    /// sent.
+    pub(super) fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, Box<TrySendError<Request<RequestBody>>>> {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
         match &mut self.connection {
-            Connection::Single(sender) => sender.try_send_request(request).await.map_err(Box::new),
-            Connection::Shared(stream) => stream.sender.try_send_request(request).await.map_err(Box::new),
+            Connection::Single(sender) => Either::Left(sender.try_send_request(request)),
+            Connection::Shared(stream) => Either::Right(stream.sender.try_send_request(request)),
         }
     }
 
