@@ -51,8 +51,8 @@ impl<'a> Known<'a> {
 
 impl<'a> FromIterator<&'a str> for Known<'a> {
     fn from_iter<I: IntoIterator<Item = &'a str>>(ids: I) -> Self {
-        let ids: Vec<_> = ids.into_iter().collect();
-        Self { set: ids.iter().copied().collect(), ids }
+        let mut set = HashSet::new();
+        Self { ids: ids.into_iter().filter(|id| set.insert(*id)).collect(), set }
     }
 }
 
@@ -121,7 +121,10 @@ fn versions<'a>(walk: &mut Walk<'_>, fields: &Fields<'a>, known: &Known<'_>) -> 
     for text in fields.tables("versions").iter().filter_map(|entry| entry.text("version_id")) {
         if !known.contains(text.value) {
             whole = false;
-            walk.conclude(known.unknown(&text, "a version of this worker"));
+            // Without any version, that is the mistake.
+            if !known.ids.is_empty() {
+                walk.conclude(known.unknown(&text, "a version of this worker"));
+            }
         } else if let Some(first) = seen.get(text.value) {
             whole = false;
             let label = format!("listed already on line {}", walk.line(first));

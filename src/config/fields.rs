@@ -18,15 +18,27 @@ pub(super) struct Walk<'s> {
     found: Vec<Diagnostic>,
     /// The lines with syntax errors. Where there are any, only what surely stands as it is read is judged.
     broken: Vec<usize>,
+    /// The byte from which nothing is as it was meant.
+    sound_until: usize,
+}
+
+/// What is wrong with the syntax of a text.
+#[derive(Debug)]
+pub(super) struct Syntax {
+    /// The mistakes.
+    pub(super) errors: Vec<Diagnostic>,
+    /// The byte from which nothing is read as it was meant.
+    pub(super) sound_until: usize,
 }
 
 impl<'s> Walk<'s> {
     /// A walk over a text, given its syntax errors.
-    pub(super) fn new(source: &'s str, folder: &'s Path, syntax: Vec<Diagnostic>) -> Self {
+    pub(super) fn new(source: &'s str, folder: &'s Path, syntax: Syntax) -> Self {
         let lines = Lines::new(source);
-        let mut broken: Vec<_> = syntax.iter().map(|error| lines.line(error.span.start)).collect();
+        let Syntax { errors: found, sound_until } = syntax;
+        let mut broken: Vec<_> = found.iter().map(|error| lines.line(error.span.start)).collect();
         broken.sort_unstable();
-        Self { source, folder, lines, found: syntax, broken }
+        Self { source, folder, lines, found, broken, sound_until }
     }
 
     /// Every mistake.
@@ -42,7 +54,7 @@ impl<'s> Walk<'s> {
     /// Takes a mistake that is one whatever the rest of the text says.
     pub(super) fn report(&mut self, diagnostic: Diagnostic) {
         let line = self.line(&diagnostic.span);
-        if self.broken.binary_search(&line).is_err() {
+        if diagnostic.span.start < self.sound_until && self.broken.binary_search(&line).is_err() {
             self.found.push(diagnostic);
         }
     }

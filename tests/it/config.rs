@@ -1,5 +1,7 @@
 //! The file: what it says when it is good, and every word of what is said when it is not.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -250,7 +252,8 @@ ring = [
     );
     assert_eq!(config.server.threads.map(usize::from), Some(3));
     assert_eq!(config.listeners[0].address.value.to_string(), "unix:/etc/gradual/http.sock");
-    let networks: Vec<_> = config.listeners[0].trusted_proxies.networks.iter().map(ToString::to_string).collect();
+    let networks: Vec<_> =
+        config.listeners[0].trusted_proxies.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(config.limits.drain_timeout, Duration::ZERO);
     assert_eq!(config.log.access, AccessTarget::File("/etc/gradual/logs/access.log".into()));
@@ -261,7 +264,10 @@ ring = [
     assert_eq!(worker.policy.overrides, Senders::Never);
     assert_eq!(worker.upstream_host, UpstreamHost::Name("app.internal:8080".to_owned()));
     assert_eq!(worker.timeouts.idle, Duration::from_millis(250));
-    assert_eq!(worker.routes.iter().map(ToString::to_string).collect::<Vec<_>>(), ["b.example/*", "a.example/*"]);
+    assert_eq!(
+        worker.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["b.example/*", "a.example/*"]
+    );
     let upstreams: Vec<_> = worker.versions[0].upstreams.iter().map(ToString::to_string).collect();
     assert_eq!(upstreams, ["h2c://app.internal:81", "unix:/etc/gradual/app.sock", "https://[::1]:443"]);
     assert_eq!(worker.versions[0].upstreams[0].scheme, Scheme::H2c);
@@ -272,7 +278,8 @@ ring = [
     assert_eq!(deployment.versions.iter().map(|id| id.as_str()).collect::<Vec<_>>(), ["z", "a"]);
     let shares: Vec<_> = deployment.ring.shares().iter().map(|share| share.thousandths()).collect();
     assert_eq!(shares, [33_333, 66_667]);
-    let arcs: Vec<_> = deployment.ring.arcs().iter().map(|arc| (arc.member.index(), arc.from, arc.to)).collect();
+    let arcs: Vec<_> =
+        deployment.ring.arcs().iter().map(|arc| (arc.member.index(), arc.from, arc.to)).collect();
     assert_eq!(arcs, [(1, 0, 667), (0, 667, 34_000), (1, 34_000, 100_000)]);
 }
 
@@ -280,7 +287,10 @@ ring = [
 fn a_deployment_without_an_id_has_the_same_one_everywhere() {
     let id = |source: &str| good(source).workers[0].policy.deployment.id.clone();
     assert_eq!(id(MINIMAL), id(&format!("# a comment\n{MINIMAL}")));
-    assert_ne!(id(MINIMAL), id(&MINIMAL.replace("percentage = 10", "percentage = 10.0").replace("my-", "your-")));
+    assert_ne!(
+        id(MINIMAL),
+        id(&MINIMAL.replace("percentage = 10", "percentage = 10.0").replace("my-", "your-"))
+    );
     let written = MINIMAL.replace("[worker.deployment]\n", "[worker.deployment]\nid = \"d1\"\n");
     assert_eq!(id(&written), "d1");
 }
@@ -289,7 +299,10 @@ fn a_deployment_without_an_id_has_the_same_one_everywhere() {
 fn the_salt_is_the_workers_name_unless_the_file_says_otherwise() {
     let position = |source: &str| good(source).workers[0].policy.deployment.ring.position(b"key");
     let salted = |salt: &str| {
-        MINIMAL.replace("[worker.deployment]\n", &format!("[worker.affinity]\nsalt = \"{salt}\"\n[worker.deployment]\n"))
+        MINIMAL.replace(
+            "[worker.deployment]\n",
+            &format!("[worker.affinity]\nsalt = \"{salt}\"\n[worker.deployment]\n"),
+        )
     };
     assert_eq!(position(MINIMAL), position(&salted("my-worker")));
     assert_ne!(position(MINIMAL), position(&salted("other")));
