@@ -4,7 +4,14 @@
 //! path; that is part of preparing a reload.
 
 mod address;
-mod standin;
+mod deployment;
+mod fields;
+mod keys;
+mod parse;
+mod schema;
+mod sections;
+mod texts;
+mod worker;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -14,7 +21,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
-pub use standin::parse;
+pub use parse::parse;
+pub use schema::json_schema;
 
 use crate::diag::Span;
 use crate::model::decision::Policy;

@@ -1,3 +1,3 @@
-//! What the process keeps on disk: the file.
+//! What lies on disk: the configuration file.
 
 pub mod file;
