@@ -1,0 +1,6 @@
+//! Integration tests: one binary, a module for each module of the crate.
+
+// Helpers of tests are test code, too; clippy exempts only the tests themselves.
+#![allow(clippy::unwrap_used)]
+
+mod export;
