@@ -3,4 +3,7 @@
 // Helpers of tests are test code, too; clippy exempts only the tests themselves.
 #![allow(clippy::unwrap_used)]
 
+mod explain;
 mod export;
+mod fixture;
+mod model;

@@ -1,0 +1,8 @@
+//! Every guarantee of the decision, as a property or a table.
+
+mod deployment;
+mod overrides;
+mod policy;
+mod ring;
+mod structured_fields;
+mod vectors;
