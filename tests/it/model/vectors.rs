@@ -1,4 +1,4 @@
-//! Positions computed with the reference implementation of XXH3 (version 0.8.3, through Python's `xxhash` 4.1.0): they
+//! Positions computed with the reference implementation of XXH3 (version 0.8.4, through Python's `xxhash` 4.1.0): they
 //! hold on every architecture and for every release, because other people's tools recompute them.
 
 use crate::fixture::ring;
