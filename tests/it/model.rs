@@ -4,5 +4,6 @@ mod deployment;
 mod overrides;
 mod policy;
 mod ring;
+mod route;
 mod structured_fields;
 mod vectors;
