@@ -1,3 +1,3 @@
-//! (to come)
+//! The commands.
 
 pub mod explain;
