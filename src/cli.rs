@@ -2,15 +2,17 @@
 
 pub mod check;
 mod demo;
+pub mod explain;
 mod logging;
 pub mod schema;
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Config;
 use crate::control::{self, Ended, Handle, Options};
 use crate::diag::Report;
 
@@ -27,6 +29,7 @@ Examples:
   gradual demo                         see it at work, without any set-up
   gradual check gradual.toml           every mistake of a file at once
   gradual run gradual.toml --watch     serve, and reload when the file changes
+  gradual explain --key alice /cart    where would this request go, and why?
   kill -HUP <pid>                      reload now
   gradual schema > schema.json         for editors that complete and check the file
 
@@ -42,6 +45,8 @@ enum Command {
     Check(Check),
     /// Print the JSON schema of the file, for editors
     Schema,
+    /// Say where a request would go, and why, from the file alone
+    Explain(explain::ExplainArgs),
     /// See it at work: two versions of a tiny application, a proxy before them, and commands to try
     Demo,
 }
@@ -72,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Run(options) => run(options),
         Command::Check(options) => check::check(&options.file, options.json, color(&io::stderr())),
         Command::Schema => schema::schema(),
+        Command::Explain(question) => explain::run(&question, load),
         Command::Demo => demo::demo(),
     }
 }
@@ -79,6 +85,15 @@ pub fn main() -> ExitCode {
 /// Whether a stream wants colours: a terminal, and NO_COLOR neither set nor empty (no-color.org).
 fn color(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Reads a file for the commands that need no proxy; on failure, the report as it is to be printed.
+fn load(file: &Path) -> Result<Config, String> {
+    let rendered = |report: Report| report.render(color(&io::stderr()));
+    let source = crate::store::file::read(file).map_err(rendered)?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let parsed = crate::config::parse(&file.display().to_string(), &source, folder);
+    parsed.map(|(config, _)| config).map_err(rendered)
 }
 
 fn run(options: Run) -> ExitCode {

@@ -199,7 +199,7 @@ impl Reloader {
             return Err(failure(&loaded.report.file, format!("the access log cannot be opened: {error}")));
         }
         let generation = self.status.generation() + 1;
-        self.shards.commit(shards, generation).await;
+        self.shards.commit(shards).await;
         self.admin.commit(admin);
         self.serve(generation, loaded.config);
         self.say(generation, why, &loaded.report);

@@ -3,4 +3,8 @@
 
 mod config;
 mod control;
+mod explain;
+mod export;
+mod fixture;
 mod life;
+mod model;
