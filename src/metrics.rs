@@ -2,27 +2,35 @@
 //!
 //! Every shard has recorders of its own and is their only writer, so recording is a load, an addition and a store, without
 //! locked instructions; a scrape reads all shards' recorders and adds them up. The registry itself is locked only when a
-//! snapshot is built or scraped.
+//! snapshot is built or scraped. A version that left the deployment keeps its series: counters never go back.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod series;
+mod text;
 
-use crate::model::decision::Reason;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub use series::{VersionSeries, WorkerSeries};
+
 use crate::model::name::{VersionId, WorkerName};
-use crate::model::overrides::OverrideProblem;
 use crate::model::share::Share;
 
 /// All series of one process.
 #[derive(Debug, Default)]
-pub struct Registry {}
+pub struct Registry {
+    recorders: Mutex<Recorders>,
+    reloads: [AtomicU64; 2],
+}
 
-/// What one shard records of one version of one worker; or of requests that reached no version.
+/// The recorders of all shards, in the order in which they are written out.
 #[derive(Debug, Default)]
-pub struct VersionSeries {}
+struct Recorders {
+    versions: BTreeMap<(Option<WorkerName>, Option<VersionId>), ByShard<VersionSeries>>,
+    workers: BTreeMap<WorkerName, ByShard<WorkerSeries>>,
+}
 
-/// What one shard records of one worker.
-#[derive(Debug, Default)]
-pub struct WorkerSeries {}
+type ByShard<T> = BTreeMap<usize, Arc<T>>;
 
 /// Values that are facts of the moment and not counted: set anew at each commit, read at each scrape.
 #[derive(Debug, Default, Clone)]
@@ -39,38 +47,141 @@ pub struct Gauges {
 
 impl Registry {
     /// One shard's recorder for a version; the same one for the same arguments.
-    pub fn version(&self, _shard: usize, _worker: &WorkerName, _version: &VersionId) -> Arc<VersionSeries> {
-        Arc::default()
+    pub fn version(&self, shard: usize, worker: &WorkerName, version: &VersionId) -> Arc<VersionSeries> {
+        self.recorder(shard, Some(worker), Some(version))
     }
 
     /// One shard's recorder for requests that reached no version of a worker, or (`None`) no worker.
-    pub fn unversioned(&self, _shard: usize, _worker: Option<&WorkerName>) -> Arc<VersionSeries> {
-        Arc::default()
+    pub fn unversioned(&self, shard: usize, worker: Option<&WorkerName>) -> Arc<VersionSeries> {
+        self.recorder(shard, worker, None)
+    }
+
+    fn recorder(
+        &self,
+        shard: usize,
+        worker: Option<&WorkerName>,
+        version: Option<&VersionId>,
+    ) -> Arc<VersionSeries> {
+        let labels = (worker.cloned(), version.cloned());
+        Arc::clone(self.lock().versions.entry(labels).or_default().entry(shard).or_default())
     }
 
     /// One shard's recorder for a worker.
-    pub fn worker(&self, _shard: usize, _worker: &WorkerName) -> Arc<WorkerSeries> {
-        Arc::default()
+    pub fn worker(&self, shard: usize, worker: &WorkerName) -> Arc<WorkerSeries> {
+        Arc::clone(self.lock().workers.entry(worker.clone()).or_default().entry(shard).or_default())
     }
 
     /// Counts a reload.
-    pub fn reloaded(&self, _succeeded: bool) {}
+    pub fn reloaded(&self, succeeded: bool) {
+        self.reloads[usize::from(succeeded)].fetch_add(1, Ordering::Relaxed);
+    }
 
-    /// Everything in the Prometheus text format, version 0.0.4.
-    pub fn render(&self, _gauges: &Gauges) -> String {
-        String::new()
+    /// Everything in the Prometheus text format, version 0.0.4. Series that never counted anything are left out; of the
+    /// gauges none is. The same state gives the same text.
+    pub fn render(&self, gauges: &Gauges) -> String {
+        let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
+        text::render(&self.lock(), reloads, gauges)
+    }
+
+    /// A panic of another holder leaves maps that are still whole: they are only ever added to.
+    fn lock(&self) -> MutexGuard<'_, Recorders> {
+        self.recorders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl VersionSeries {
-    /// Counts a request when its response has ended. `reason` is `None` where no version was chosen.
-    pub fn request(&self, _reason: Option<Reason>, _status: u16, _duration: Duration) {}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::decision::Reason;
+    use crate::model::overrides::OverrideProblem;
+    use std::time::Duration;
 
-    /// Counts a script, style, image or font that was answered 404 or 410.
-    pub fn asset_miss(&self, _rescued: bool) {}
-}
+    fn worker() -> WorkerName {
+        WorkerName::new("shop").unwrap()
+    }
 
-impl WorkerSeries {
-    /// Counts an override that named this worker: applied (`None`), or why not.
-    pub fn overridden(&self, _problem: Option<OverrideProblem>) {}
+    fn version(id: &str) -> VersionId {
+        VersionId::new(id).unwrap()
+    }
+
+    fn gauges() -> Gauges {
+        let half = Share::from_thousandths(12_500).unwrap();
+        let rest = Share::from_thousandths(87_500).unwrap();
+        Gauges {
+            generation: 3,
+            shares: vec![(worker(), version("v2"), half), (worker(), version("v1"), rest)],
+            upstreams: vec![
+                (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
+                (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
+                (worker(), version("v2"), "unix:/odd\"path\\\n".into(), false),
+            ],
+            log_dropped: 7,
+        }
+    }
+
+    #[test]
+    fn all_shards_recorders_are_added_up_into_the_golden_text() {
+        let registry = Registry::default();
+        let (a, b) =
+            (registry.version(0, &worker(), &version("v1")), registry.version(1, &worker(), &version("v1")));
+        a.request(Some(Reason::Key), 200, Duration::from_micros(900));
+        b.request(Some(Reason::Key), 204, Duration::from_millis(3));
+        b.request(Some(Reason::Override), 101, Duration::from_secs(3600));
+        b.asset_miss(false);
+        registry.version(0, &worker(), &version("v2")).request(
+            Some(Reason::Random),
+            502,
+            Duration::from_millis(1),
+        );
+        registry.unversioned(1, Some(&worker())).request(None, 400, Duration::ZERO);
+        registry.unversioned(1, None).request(None, 404, Duration::ZERO);
+        registry.worker(0, &worker()).overridden(None);
+        registry.worker(1, &worker()).overridden(Some(OverrideProblem::NotInDeployment));
+        registry.reloaded(true);
+        registry.reloaded(false);
+        registry.reloaded(true);
+        let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
+        assert_eq!(registry.render(&gauges()), golden);
+    }
+
+    #[test]
+    fn series_that_never_counted_anything_are_left_out() {
+        let registry = Registry::default();
+        registry.version(0, &worker(), &version("v1"));
+        registry.worker(0, &worker());
+        let text = registry.render(&Gauges::default());
+        assert!(!text.contains("shop") && !text.contains("gradual_requests_total"), "{text}");
+        assert!(text.contains("gradual_config_generation 0\n"));
+        assert!(text.contains("gradual_access_log_dropped_total 0\n"));
+    }
+
+    #[test]
+    fn the_same_arguments_give_the_same_recorder() {
+        let registry = Registry::default();
+        let first = registry.version(0, &worker(), &version("v1"));
+        assert!(Arc::ptr_eq(&first, &registry.version(0, &worker(), &version("v1"))));
+        assert!(!Arc::ptr_eq(&first, &registry.version(1, &worker(), &version("v1"))));
+        assert!(Arc::ptr_eq(&registry.unversioned(0, None), &registry.unversioned(0, None)));
+        assert!(Arc::ptr_eq(&registry.worker(0, &worker()), &registry.worker(0, &worker())));
+    }
+
+    #[test]
+    fn every_sample_belongs_to_a_family_that_is_introduced_once() {
+        let registry = Registry::default();
+        registry.version(0, &worker(), &version("v1")).request(None, 200, Duration::ZERO);
+        let text = registry.render(&gauges());
+        let mut families = Vec::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                families.push(rest.split(' ').next().unwrap().to_owned());
+            } else if !line.starts_with('#') {
+                let name = line.split(['{', ' ']).next().unwrap();
+                assert!(families.last().is_some_and(|family| name.starts_with(family)), "{line}");
+            }
+        }
+        let count = families.len();
+        families.sort();
+        families.dedup();
+        assert_eq!(families.len(), count);
+    }
 }

@@ -3,20 +3,46 @@
 //! A shard writes lines into a buffer of its own and hands full buffers to one writer thread through a bounded queue. A log
 //! that cannot keep up loses lines, counted; it never delays a request.
 
+mod line;
+mod writer;
+
+use std::cell::RefCell;
 use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use crate::config::AccessTarget;
 
+use self::writer::{Lines, Shared};
+
 /// The process's access log. Cheap to clone; every clone is the same log.
 #[derive(Clone, Debug)]
-pub struct AccessLog {}
+pub struct AccessLog {
+    queue: SyncSender<Lines>,
+    shared: Arc<Shared>,
+}
 
-/// A shard's end of the log.
+/// A shard's end of the log: used by one thread at a time. Hands over what it still has when it is dropped.
 #[derive(Debug)]
-pub struct Sink {}
+pub struct Sink {
+    queue: SyncSender<Lines>,
+    shared: Arc<Shared>,
+    buffer: RefCell<Lines>,
+}
 
 /// One request, when its response has ended. Text is as received; the log escapes it.
+///
+/// Its line is one JSON object whose members are always all present and in the same order, `null` where a record has
+/// nothing to say, so that the lines load into tables:
+///
+/// `EventTimestampMs`, `EventType` (always `fetch`), `Outcome`, `ScriptName`, `ScriptVersion` (`null` where no version was
+/// chosen; else an object of `id` and, only where the version has them, `message` and `tag`), `Event` (`RayID`, `Request`
+/// with `URL` and `Method`, `Response` with `Status`), `WallTimeMs` (with up to three decimals), `Reason`, `Override`,
+/// `Upstream`, `Error`, `ClientIP`, `RequestBytes`, `ResponseBytes`.
+///
+/// The URL is `scheme://authority` and the target. Control characters are escaped, and each ill-formed UTF-8 sequence
+/// of the authority is written as U+FFFD: whatever a client sends, a record is one line of valid JSON.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// When the request arrived, in milliseconds since 1970.
@@ -79,48 +105,98 @@ pub enum Outcome {
     Exception,
 }
 
+/// The size in bytes from which a buffer is handed over.
+const FULL: usize = 64 * 1024;
+
 impl AccessLog {
-    /// Opens the log.
+    /// Opens the log. A log that is off has no thread until it is switched on.
+    ///
+    /// A file is made with mode 0640 if it does not exist. A FIFO is opened for reading and writing, so that opening it
+    /// waits for no reader and a reader may come and go; while nobody reads, it fills up and lines are dropped.
     ///
     /// # Errors
     /// The file cannot be opened for appending, or the writer thread cannot be started.
-    pub fn open(_target: &AccessTarget) -> io::Result<Self> {
-        Ok(Self {})
+    pub fn open(target: &AccessTarget) -> io::Result<Self> {
+        let (queue, shared) = writer::channel();
+        let log = Self { queue, shared: Arc::new(shared) };
+        log.reopen(target)?;
+        Ok(log)
     }
 
-    /// Opens `target` (again: the file may have been renamed by a rotation) and goes on there.
+    /// Opens `target` (again: the file may have been renamed by a rotation) and goes on there, with what the writer has
+    /// not begun to write yet. Switches all sinks on or off. Never waits for the writer: if that is stuck in a pipe that
+    /// nobody reads, lines reach the new target when the pipe is read or closed, and are dropped until then.
+    ///
+    /// Where `target` is off, lines that sinks still hold go where they would have gone.
     ///
     /// # Errors
-    /// The file cannot be opened; the log goes on where it was.
-    pub fn reopen(&self, _target: &AccessTarget) -> io::Result<()> {
+    /// The file cannot be opened, or the writer thread cannot be started; the log goes on where it was.
+    pub fn reopen(&self, target: &AccessTarget) -> io::Result<()> {
+        let Some(output) = writer::open(target)? else {
+            self.shared.switch(false);
+            return Ok(());
+        };
+        Shared::start(&self.shared)?;
+        self.shared.redirect(output);
+        self.shared.switch(true);
+        // Wakes an idle writer, so that it closes the old file now; a writer that is not idle needs no waking.
+        let _ = self.queue.try_send(Lines::default());
         Ok(())
     }
 
     /// A new end for a shard.
     pub fn sink(&self) -> Sink {
-        Sink {}
+        Sink { queue: self.queue.clone(), shared: Arc::clone(&self.shared), buffer: RefCell::default() }
     }
 
-    /// How many lines were dropped.
+    /// How many lines were dropped, because the writer could not keep up or could not write.
     pub fn dropped(&self) -> u64 {
-        0
+        self.shared.dropped()
     }
 
     /// Waits, at most so long, until everything that was handed over is written.
-    pub fn flush(&self, _patience: Duration) {}
+    pub fn flush(&self, patience: Duration) {
+        self.shared.wait(patience);
+    }
 }
 
 impl Sink {
     /// Whether lines are wanted at all: ask before a record is made.
     pub fn is_on(&self) -> bool {
-        false
+        self.shared.is_on()
     }
 
-    /// Adds a line. Returns whether it was the first in the buffer, so that the shard plans a [`Sink::flush`].
-    pub fn write(&self, _record: &Record<'_>) -> bool {
-        false
+    /// Adds a line, unless the log is off. Returns whether it is now the only one in the buffer, so that the shard plans
+    /// a [`Sink::flush`].
+    pub fn write(&self, record: &Record<'_>) -> bool {
+        if !self.is_on() {
+            return false;
+        }
+        let mut buffer = self.buffer.borrow_mut();
+        if buffer.bytes.capacity() == 0 {
+            buffer.bytes.reserve(FULL + FULL / 8);
+        }
+        line::append(&mut buffer.bytes, record);
+        buffer.count += 1;
+        let (first, full) = (buffer.count == 1, buffer.bytes.len() >= FULL);
+        drop(buffer);
+        if full {
+            self.flush();
+        }
+        first && !full
     }
 
-    /// Hands the buffer over, if there is anything in it.
-    pub fn flush(&self) {}
+    /// Hands the buffer over, if there is anything in it. Where the queue is full, its lines are dropped and counted.
+    pub fn flush(&self) {
+        let lines = self.buffer.take();
+        if lines.count > 0 {
+            self.shared.hand_over(&self.queue, lines);
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }

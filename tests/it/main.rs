@@ -1,3 +1,10 @@
-//! Integration tests: one binary, a module for each part.
+//! Integration tests: one binary, a module for each module of the crate.
+
+// Helpers of tests are test code, too; clippy exempts only the tests themselves.
+#![allow(clippy::unwrap_used)]
 
 mod config;
+mod explain;
+mod export;
+mod fixture;
+mod model;

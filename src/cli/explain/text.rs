@@ -1,0 +1,108 @@
+//! The answer for people.
+
+use std::fmt::Write;
+
+use crate::model::decision::{Reason, Senders};
+use crate::model::name::VersionId;
+use crate::model::overrides::{Override, OverrideProblem};
+use crate::model::ring::percentage;
+
+use super::Answer;
+
+impl Answer<'_> {
+    /// The answer for people: what decides and why, the ring, and what it takes to recompute the position.
+    pub fn to_text(&self) -> String {
+        let rows = [
+            ("worker", self.policy.name.to_string()),
+            ("version", self.version_text()),
+            ("reason", self.reason_text().to_owned()),
+            ("key", self.key_row()),
+            ("position", self.position_text()),
+            ("override", self.override_text()),
+        ];
+        let mut text = String::new();
+        for (name, value) in rows {
+            let _ = writeln!(text, "{name:<9} {value}");
+        }
+        let _ = writeln!(text, "\nring of deployment {}:", self.policy.deployment.id);
+        self.ring_text(&mut text);
+        let salt = self.policy.name.as_str();
+        let _ = writeln!(text, "\nposition = (XXH3-64(key, seed) * 100000) >> 64");
+        let _ = write!(text, "seed     = XXH3-64({salt:?}), which is the salt");
+        text
+    }
+
+    fn version_text(&self) -> String {
+        match (self.version, self.tag) {
+            (Some(id), Some(tag)) => format!("{id} ({tag})"),
+            (Some(id), None) => id.to_string(),
+            (None, _) => "drawn anew for each request, by the percentages below".to_owned(),
+        }
+    }
+
+    fn reason_text(&self) -> &'static str {
+        match self.reason {
+            Reason::Override => "override: the request names the version",
+            Reason::Key => "key: the version key's position on the ring decides",
+            Reason::Random => "random: no override applies and there is no key",
+        }
+    }
+
+    fn key_row(&self) -> String {
+        match (&self.key, self.key_denied) {
+            (Some(key), _) => format!("{:?}", String::from_utf8_lossy(key)),
+            (None, true) => format!("ignored: {}", denied("keys", self.policy.keys)),
+            (None, false) => "none".to_owned(),
+        }
+    }
+
+    fn position_text(&self) -> String {
+        match self.position {
+            Some(position) => format!("{} of 100000", position.index()),
+            None => "none: no key decides".to_owned(),
+        }
+    }
+
+    fn override_text(&self) -> String {
+        let problem = match self.overridden {
+            Override::Absent => return "none for this worker".to_owned(),
+            Override::Version(_) => return "applied".to_owned(),
+            Override::Ignored(problem) => problem,
+        };
+        let why = match problem {
+            OverrideProblem::Invalid => {
+                "the header is not a Dictionary of RFC 8941: all of it counts for nothing"
+            }
+            OverrideProblem::NotAString => {
+                "this worker's member is not a String: put the id in double quotes"
+            }
+            OverrideProblem::NotInDeployment => "the active deployment has no version of that id",
+            OverrideProblem::Denied => &denied("overrides", self.policy.overrides),
+        };
+        format!("ignored ({}): {why}", problem.as_str())
+    }
+
+    fn ring_text(&self, text: &mut String) {
+        let deployment = &self.policy.deployment;
+        for arc in deployment.ring.arcs() {
+            let id = deployment.version(arc.member).map_or("", VersionId::as_str);
+            let share = percentage(u64::from(arc.to - arc.from));
+            let _ = writeln!(text, "  {:>6} to {:>5}  {share:>6} %  {id}", arc.from, arc.to - 1);
+        }
+        for (id, share) in deployment.versions.iter().zip(deployment.ring.shares()) {
+            if share.is_zero() {
+                let _ = writeln!(text, "  {:>15}  {:>6} %  {id}", "by override", 0);
+            }
+        }
+    }
+}
+
+/// Why a sender may not send something.
+fn denied(setting: &str, senders: Senders) -> String {
+    match senders {
+        Senders::Never => format!("with {setting} = \"never\" no client may send it"),
+        Senders::Trusted | Senders::Anyone => {
+            format!("with {setting} = \"trusted\" only trusted proxies may send it; --ip says who sends")
+        }
+    }
+}

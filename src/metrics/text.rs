@@ -1,0 +1,232 @@
+//! The Prometheus text exposition format, version 0.0.4.
+
+use std::fmt::Write;
+
+use crate::model::decision::Reason;
+use crate::model::name::{VersionId, WorkerName};
+use crate::model::overrides::OverrideProblem;
+
+use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, VersionSeries};
+use super::{ByShard, Gauges, Recorders};
+
+/// All families, always in the same order.
+pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) -> String {
+    let mut page = Page::default();
+    page.build_info();
+    page.requests(recorders);
+    page.durations(recorders);
+    page.misses(recorders);
+    page.overrides(recorders);
+    page.process(reloads, gauges);
+    page.shares(gauges);
+    page.upstreams(gauges);
+    page.text
+}
+
+/// The text so far, and the family that is to be introduced before its first sample.
+#[derive(Default)]
+struct Page {
+    text: String,
+    pending: Option<Family>,
+}
+
+/// A family of series.
+#[derive(Clone, Copy)]
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+}
+
+/// An upstream as [`Gauges`] has it.
+type Upstream = (WorkerName, VersionId, String, bool);
+
+/// Names and values of labels, in order.
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+impl Page {
+    fn build_info(&mut self) {
+        self.family(
+            "gradual_build_info",
+            "gauge",
+            "Always 1; the label says which version of the proxy runs.",
+        );
+        self.sample("gradual_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    }
+
+    fn requests(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_requests_total";
+        self.family(
+            NAME,
+            "counter",
+            "Requests whose response has ended, by the status that the client was sent.",
+        );
+        for ((worker, version), shards) in &recorders.versions {
+            let of = labels(worker.as_ref(), version.as_ref());
+            for (at, reason) in reasons().into_iter().enumerate() {
+                for (class, status) in CLASSES.into_iter().enumerate() {
+                    let labels = [&of[..], &[("reason", reason), ("status", status)]].concat();
+                    self.counted(NAME, &labels, sum(shards, |series| &series.requests[at][class]));
+                }
+            }
+        }
+    }
+
+    fn durations(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_request_duration_seconds";
+        self.family(NAME, "histogram", "From a request's head to the end of its response.");
+        for ((worker, version), shards) in &recorders.versions {
+            self.histogram(NAME, &labels(worker.as_ref(), version.as_ref()), shards);
+        }
+    }
+
+    fn histogram(&mut self, name: &str, labels: Labels<'_>, shards: &ByShard<VersionSeries>) {
+        let counts: Vec<u64> =
+            (0..=BOUNDS.len()).map(|at| sum(shards, |series| &series.buckets[at])).collect();
+        let count: u64 = counts.iter().sum();
+        if count == 0 {
+            return;
+        }
+        let bounds = BOUNDS.iter().map(|(_, bound)| *bound).chain(["+Inf"]);
+        let bucket = format!("{name}_bucket");
+        let mut below = 0;
+        for (bound, here) in bounds.zip(&counts) {
+            below += here;
+            self.sample(&bucket, &[labels, &[("le", bound)]].concat(), below);
+        }
+        let micros = sum(shards, |series| &series.micros);
+        let seconds = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+        self.sample(&format!("{name}_sum"), labels, seconds);
+        self.sample(&format!("{name}_count"), labels, count);
+    }
+
+    fn misses(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_asset_misses_total";
+        self.family(
+            NAME,
+            "counter",
+            "Scripts, styles, images and fonts that a version answered with 404 or 410.",
+        );
+        for ((worker, version), shards) in &recorders.versions {
+            let of = labels(worker.as_ref(), version.as_ref());
+            for (at, rescued) in ["false", "true"].into_iter().enumerate() {
+                let labels = [&of[..], &[("rescued", rescued)]].concat();
+                self.counted(NAME, &labels, sum(shards, |series| &series.misses[at]));
+            }
+        }
+    }
+
+    fn overrides(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_overrides_total";
+        self.family(NAME, "counter", "Overrides that named a worker, and what became of them.");
+        for (worker, shards) in &recorders.workers {
+            for (at, result) in results().into_iter().enumerate() {
+                let count = sum(shards, |series| &series.overrides[at]);
+                self.counted(NAME, &[("worker", worker.as_str()), ("result", result)], count);
+            }
+        }
+    }
+
+    fn process(&mut self, [failures, successes]: [u64; 2], gauges: &Gauges) {
+        const RELOADS: &str = "gradual_reloads_total";
+        self.family(RELOADS, "counter", "Reloads of the configuration.");
+        self.counted(RELOADS, &[("result", "success")], successes);
+        self.counted(RELOADS, &[("result", "failure")], failures);
+        const GENERATION: &str = "gradual_config_generation";
+        self.family(
+            GENERATION,
+            "gauge",
+            "The number of the running generation; grows by one with each commit.",
+        );
+        self.sample(GENERATION, &[], gauges.generation);
+        const DROPPED: &str = "gradual_access_log_dropped_total";
+        self.family(DROPPED, "counter", "Access log lines dropped because the log could not keep up.");
+        self.sample(DROPPED, &[], gauges.log_dropped);
+    }
+
+    fn shares(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_deployment_percentage";
+        self.family(NAME, "gauge", "Each version's share in its worker's active deployment, in per cent.");
+        for (worker, version, share) in &gauges.shares {
+            self.sample(NAME, &[("worker", worker.as_str()), ("version", version.as_str())], share);
+        }
+    }
+
+    fn upstreams(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_upstream_healthy";
+        self.family(NAME, "gauge", "Whether an upstream is healthy; 1 until known otherwise.");
+        for (at, (worker, version, upstream, healthy)) in gauges.upstreams.iter().enumerate() {
+            // A version may list an upstream twice; a series may stand on a page only once.
+            let same = |other: &Upstream| (&other.0, &other.1, &other.2) == (worker, version, upstream);
+            if gauges.upstreams[..at].iter().any(same) {
+                continue;
+            }
+            let labels =
+                [("worker", worker.as_str()), ("version", version.as_str()), ("upstream", upstream.as_str())];
+            self.sample(NAME, &labels, u8::from(*healthy));
+        }
+    }
+
+    /// Begins a family: its lines are written with its first sample, so that there is none without samples.
+    fn family(&mut self, name: &'static str, kind: &'static str, help: &'static str) {
+        self.pending = Some(Family { name, kind, help });
+    }
+
+    fn counted(&mut self, name: &str, labels: Labels<'_>, count: u64) {
+        if count > 0 {
+            self.sample(name, labels, count);
+        }
+    }
+
+    fn sample(&mut self, name: &str, labels: Labels<'_>, value: impl std::fmt::Display) {
+        if let Some(Family { name, kind, help }) = self.pending.take() {
+            self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        }
+        self.text.push_str(name);
+        for (at, (label, value)) in labels.iter().enumerate() {
+            self.text.push(if at == 0 { '{' } else { ',' });
+            self.write(format_args!("{label}=\""));
+            self.escaped(value);
+            self.text.push('"');
+        }
+        self.text.push_str(if labels.is_empty() { "" } else { "}" });
+        self.write(format_args!(" {value}\n"));
+    }
+
+    fn escaped(&mut self, value: &str) {
+        for c in value.chars() {
+            match c {
+                '\\' => self.text.push_str("\\\\"),
+                '"' => self.text.push_str("\\\""),
+                '\n' => self.text.push_str("\\n"),
+                c => self.text.push(c),
+            }
+        }
+    }
+
+    /// Writing to a `String` cannot fail.
+    fn write(&mut self, text: std::fmt::Arguments<'_>) {
+        let _ = self.text.write_fmt(text);
+    }
+}
+
+/// Both labels, empty where there is nothing to name.
+fn labels<'a>(
+    worker: Option<&'a WorkerName>,
+    version: Option<&'a VersionId>,
+) -> [(&'static str, &'a str); 2] {
+    [("worker", worker.map_or("", WorkerName::as_str)), ("version", version.map_or("", VersionId::as_str))]
+}
+
+/// All shards' counts together.
+fn sum<T>(shards: &ByShard<T>, counter: impl Fn(&T) -> &Counter) -> u64 {
+    shards.values().fold(0, |sum, series| sum.wrapping_add(counter(series).get()))
+}
+
+fn reasons() -> [&'static str; REASONS] {
+    std::array::from_fn(|at| at.checked_sub(1).map_or("", |at| Reason::ALL[at].as_str()))
+}
+
+fn results() -> [&'static str; RESULTS] {
+    std::array::from_fn(|at| at.checked_sub(1).map_or("applied", |at| OverrideProblem::ALL[at].as_str()))
+}

@@ -1,0 +1,115 @@
+//! A decision allocates nothing. A binary of its own, because the counting allocator is a global one.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use allocation_counter::measure;
+use gradual::config::AccessTarget;
+use gradual::export::access::{AccessLog, Outcome, Record, VersionRef};
+use gradual::model::decision::{Policy, Reason, Senders, Sent};
+use gradual::model::deployment::Deployment;
+use gradual::model::name::{VersionId, WorkerName};
+use gradual::model::ring::Ring;
+use gradual::model::route::{Pattern, Router};
+use gradual::model::share::Share;
+
+const V1: &str = "db7cd8d3-4425-4fe7-8c81-01bf963b6067";
+const V2: &str = "dc8dcd28-271b-4367-9840-6c244f84cb40";
+
+fn policy() -> Policy {
+    let shares = [10_000, 90_000].map(|share| Share::from_thousandths(share).unwrap());
+    let deployment = Deployment {
+        id: "d1".into(),
+        created_on: None,
+        author: None,
+        source: None,
+        message: None,
+        versions: [V2, V1].map(|id| VersionId::new(id).unwrap()).into(),
+        ring: Ring::cumulative(b"my-worker", &shares).unwrap(),
+    };
+    let name = WorkerName::new("my-worker").unwrap();
+    Policy { name, keys: Senders::Anyone, overrides: Senders::Anyone, deployment }
+}
+
+/// How many allocations a selection makes; and its reason, so that a test knows what it measured.
+fn allocations(sent: &Sent<'_>) -> (u64, Reason) {
+    let policy = policy();
+    let mut reason = Reason::Random;
+    let info = measure(|| reason = policy.select(sent).decision.reason);
+    (info.count_total, reason)
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(measure(|| drop(std::hint::black_box(vec![1]))).count_total, 1);
+}
+
+#[test]
+fn a_keyed_decision_allocates_nothing() {
+    let sent = Sent { key: Some(b" 6ba7b810-9dad-11d1-80b4-00c04fd430c8 "), ..Sent::default() };
+    assert_eq!(allocations(&sent), (0, Reason::Key));
+}
+
+#[test]
+fn an_override_decision_allocates_nothing() {
+    let field = format!("other=\"x\";a=1, my-worker=\"{V2}\", third=(1 2)");
+    let sent = Sent { key: Some(b"user-123"), overrides: Some(field.as_bytes()), ..Sent::default() };
+    assert_eq!(allocations(&sent), (0, Reason::Override));
+}
+
+#[test]
+fn an_override_that_does_not_count_allocates_nothing() {
+    for field in ["my-worker=\"nope\"", "my-worker=1", "my-worker=\"", ",,,", "my-worker=@1"] {
+        let sent = Sent { overrides: Some(field.as_bytes()), draw: 1 << 63, ..Sent::default() };
+        assert_eq!(allocations(&sent), (0, Reason::Random), "{field}");
+    }
+}
+
+#[test]
+fn routing_allocates_nothing() {
+    let patterns = ["example.com/shop/*", "*.example.com/*", "*.shop.example.com/cart", "*/*"];
+    let router =
+        Router::new(patterns.iter().enumerate().map(|(at, text)| (Pattern::parse(text).unwrap(), at)));
+    for (authority, path, target) in [
+        ("example.com", "/shop/cart", Ok(Some(0))),
+        ("Example.COM:8080", "/shop/cart", Ok(Some(0))),
+        ("a.shop.example.com.", "/cart", Ok(Some(2))),
+        ("a.shop.example.com", "/other", Ok(Some(1))),
+        ("[::1]:80", "/%2e%2e/x", Ok(Some(3))),
+    ] {
+        let mut found = Ok(None);
+        let info = measure(|| found = router.route(authority, path));
+        assert_eq!((info.count_total, found), (0, target), "{authority}{path}");
+    }
+}
+
+#[test]
+fn an_access_log_line_allocates_nothing_but_the_buffer_that_all_lines_share() {
+    let log = AccessLog::open(&AccessTarget::File(Path::new("/dev/null").into())).unwrap();
+    let sink = log.sink();
+    let record = Record {
+        timestamp_ms: 1_795_233_600_123,
+        outcome: Outcome::Ok,
+        worker: Some("my-worker"),
+        version: Some(VersionRef { id: V1, message: Some("the \"stable\" one"), tag: Some("v1") }),
+        scheme: "https",
+        authority: b"example.com",
+        target: "/shop/cart?a=1",
+        method: "GET",
+        status: 200,
+        ray: 1,
+        wall_time: Duration::from_micros(12_345),
+        reason: Some("key"),
+        overridden: Some("invalid"),
+        upstream: Some("http://127.0.0.1:3001"),
+        error: None,
+        client: Some([192, 0, 2, 1].into()),
+        request_bytes: 0,
+        response_bytes: 1024,
+    };
+    assert!(sink.write(&record));
+    let info = measure(|| (0..50).for_each(|_| assert!(!sink.write(&record))));
+    assert_eq!(info.count_total, 0);
+}

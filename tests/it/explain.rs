@@ -1,0 +1,184 @@
+//! `gradual explain`, on configurations built by hand.
+
+use clap::Parser;
+use gradual::cli::explain::{ExplainArgs, explain};
+use gradual::config::Config;
+use gradual::model::decision::{Senders, Sent};
+use serde_json::{Value, json};
+
+use crate::fixture;
+
+/// The command line of `gradual explain`, without the program's other commands.
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    explain: ExplainArgs,
+}
+
+fn args(arguments: &[&str]) -> ExplainArgs {
+    Line::try_parse_from([&["explain"], arguments].concat()).unwrap().explain
+}
+
+fn ask(config: &Config, arguments: &[&str]) -> Result<Value, String> {
+    let question = args(arguments).question().map_err(|mistake| mistake.to_string())?;
+    explain(config, &question).map(|answer| answer.to_json()).map_err(|mistake| mistake.to_string())
+}
+
+fn text(config: &Config, arguments: &[&str]) -> String {
+    explain(config, &args(arguments).question().unwrap()).unwrap().to_text()
+}
+
+fn one() -> Config {
+    fixture::config(
+        vec![fixture::worker("my-worker", &["*/*"], &[("v2", 10_000), ("v1", 90_000), ("v0", 0)])],
+        &[],
+    )
+}
+
+fn two() -> Config {
+    let shop = fixture::worker("shop", &["example.com/shop/*"], &[("s1", 100_000)]);
+    let blog = fixture::worker("blog", &["*.example.com/*", "example.com/*"], &[("b1", 100_000)]);
+    fixture::config(vec![shop, blog], &[])
+}
+
+#[test]
+fn a_key_is_explained_with_position_and_ring() {
+    let expected = json!({
+        "worker": "my-worker", "version_id": "v1", "reason": "key", "key": "user-123", "position": 64_510,
+        "override": null, "rules": [],
+        "ring": [
+            { "version_id": "v2", "from": 0, "to": 10_000 },
+            { "version_id": "v1", "from": 10_000, "to": 100_000 },
+        ],
+    });
+    assert_eq!(ask(&one(), &["--key", "user-123"]), Ok(expected.clone()));
+    assert_eq!(ask(&one(), &["--header", "Cloudflare-Workers-Version-Key:  user-123 ", "/"]), Ok(expected));
+}
+
+#[test]
+fn the_answer_for_machines_has_the_published_members_in_every_case() {
+    for arguments in
+        [&[][..], &["--key", "k"], &["-H", "Cloudflare-Workers-Version-Overrides: my-worker=\"v0\""]]
+    {
+        let answer = ask(&one(), arguments).unwrap();
+        let members: Vec<_> = answer.as_object().unwrap().keys().cloned().collect();
+        let mut expected = ["worker", "version_id", "reason", "key", "position", "override", "rules", "ring"];
+        expected.sort_unstable();
+        assert_eq!(members, expected);
+    }
+}
+
+#[test]
+fn a_draw_has_no_version_and_no_position() {
+    let answer = ask(&one(), &[]).unwrap();
+    assert_eq!(answer["version_id"], Value::Null);
+    assert_eq!((&answer["position"], &answer["key"]), (&Value::Null, &Value::Null));
+    assert_eq!(answer["reason"], "random");
+}
+
+#[test]
+fn an_override_is_explained_whether_it_applies_or_not() {
+    for (field, version, reason, overridden) in [
+        ("my-worker=\"v0\"", json!("v0"), "override", json!("applied")),
+        ("my-worker=\"v9\"", json!("v1"), "key", json!("not-in-deployment")),
+        ("my-worker=v2", json!("v1"), "key", json!("not-a-string")),
+        ("my-worker=", json!("v1"), "key", json!("invalid")),
+        ("other=\"v2\"", json!("v1"), "key", Value::Null),
+    ] {
+        let header = format!("Cloudflare-Workers-Version-Overrides: {field}");
+        let answer = ask(&one(), &["--key", "user-123", "--header", &header]).unwrap();
+        assert_eq!((&answer["version_id"], &answer["override"]), (&version, &overridden), "{field}");
+        assert_eq!(answer["reason"], reason, "{field}");
+    }
+}
+
+#[test]
+fn the_worker_is_that_of_the_route_or_the_one_that_is_named_or_the_only_one() {
+    for (arguments, worker) in [
+        (&["https://example.com/shop/cart"][..], "shop"),
+        (&["example.com:8080/"], "blog"),
+        (&["http://a.example.com"], "blog"),
+        (&["/shop/x", "-H", "Host: example.com"], "shop"),
+        (&["--worker", "shop"], "shop"),
+        (&["--worker", "shop", "elsewhere.org/"], "shop"),
+    ] {
+        assert_eq!(ask(&two(), arguments).unwrap()["worker"], worker, "{arguments:?}");
+    }
+    assert_eq!(ask(&one(), &[]).unwrap()["worker"], "my-worker");
+}
+
+#[test]
+fn what_cannot_be_explained_is_a_clear_error() {
+    for (arguments, part) in [
+        (&[][..], "--worker: shop, blog"),
+        (&["example.org/"], "no worker has a route for example.org/: the proxy answers 404"),
+        (&["/shop/x"], "no worker has a route for /shop/x"),
+        (&["example.com/shop/%2e%2e/"], "the proxy answers 400"),
+        (&["--worker", "none"], "there is no worker \"none\"; there is shop, blog"),
+        (&["ftp://example.com/"], "the scheme \"ftp\""),
+        (&["--worker", "shop", "a b"], "must be percent-encoded"),
+        (&["--worker", "shop", "-H", "no colon"], "has no colon"),
+        (&["--worker", "shop", "-H", "a b: c"], "is not the name of a header"),
+        (&["--worker", "shop", "--key", "a\nb"], "cannot be a header's value"),
+        (&["--worker", "shop", "--method", "A B"], "is not a method"),
+    ] {
+        let error = ask(&two(), arguments).unwrap_err();
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn the_gate_is_applied_to_the_address_as_the_proxy_would() {
+    let mut worker = fixture::worker("my-worker", &["*/*"], &[("v2", 10_000), ("v1", 90_000)]);
+    worker.policy.keys = Senders::Trusted;
+    worker.policy.overrides = Senders::Never;
+    let config = fixture::config(vec![worker], &["10.0.0.0/8"]);
+    let field = "Cloudflare-Workers-Version-Overrides: my-worker=\"v2\"";
+    let asked = |ip: &str| ask(&config, &["--key", "user-123", "-H", field, "--ip", ip]).unwrap();
+    for (ip, reason) in [("10.1.2.3", "key"), ("::ffff:10.1.2.3", "key"), ("192.0.2.1", "random")] {
+        assert_eq!(asked(ip)["reason"], reason, "{ip}");
+        assert_eq!(asked(ip)["override"], "denied", "{ip}");
+    }
+    assert_eq!(ask(&config, &["--key", "user-123"]).unwrap()["key"], Value::Null);
+}
+
+#[test]
+fn the_answer_is_the_one_that_the_proxy_gives() {
+    let config = one();
+    for key in 0..100 {
+        let key = format!("user-{key}");
+        let policy = &config.workers[0].policy;
+        let decision = policy.select(&Sent { key: Some(key.as_bytes()), ..Sent::default() }).decision;
+        let version = policy.deployment.version(decision.member).unwrap().as_str();
+        assert_eq!(ask(&config, &["--key", &key]).unwrap()["version_id"], version);
+    }
+}
+
+#[test]
+fn the_text_says_what_decides_and_how_to_recompute_it() {
+    let expected = "\
+worker    my-worker
+version   v1 (tag-v1)
+reason    key: the version key's position on the ring decides
+key       \"user-123\"
+position  64510 of 100000
+override  ignored (not-in-deployment): the active deployment has no version of that id
+
+ring of deployment d1:
+       0 to  9999      10 %  v2
+   10000 to 99999      90 %  v1
+      by override       0 %  v0
+
+position = (XXH3-64(key, seed) * 100000) >> 64
+seed     = XXH3-64(\"my-worker\"), which is the salt";
+    let field = "Cloudflare-Workers-Version-Overrides: my-worker=\"v9\"";
+    assert_eq!(text(&one(), &["--key", "user-123", "--header", field]), expected);
+}
+
+#[test]
+fn the_text_says_why_a_key_is_not_counted() {
+    let mut config = one();
+    config.workers[0].policy.keys = Senders::Never;
+    let answer = text(&config, &["--key", "user-123"]);
+    assert!(answer.contains("ignored: with keys = \"never\" no client may send it"), "{answer}");
+}

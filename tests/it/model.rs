@@ -1,0 +1,9 @@
+//! Every guarantee of the decision, as a property or a table.
+
+mod deployment;
+mod overrides;
+mod policy;
+mod ring;
+mod route;
+mod structured_fields;
+mod vectors;
