@@ -51,7 +51,7 @@ fn decide(c: &mut Criterion) {
     ] {
         let sent = Sent { key, overrides, trusted: false, draw: 1 << 63 };
         c.bench_function(&format!("decide/{name}"), |b| {
-            b.iter(|| black_box(&policy).select(black_box(&sent)).decision)
+            b.iter(|| black_box(&policy).select(black_box(&sent)).decision);
         });
     }
 }

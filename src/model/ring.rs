@@ -35,6 +35,8 @@ pub struct Arc {
 /// it. Growing a version in place therefore never moves a key away from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ring {
+    /// Kept for tools that recompute a position.
+    salt: Box<[u8]>,
     seed: u64,
     shares: Box<[Share]>,
     arcs: Box<[Arc]>,
@@ -102,7 +104,12 @@ impl Ring {
             }
             from = to;
         }
-        Ok(Self { seed: xxh3_64(salt), shares: shares.into(), arcs: arcs.into() })
+        Ok(Self { salt: salt.into(), seed: xxh3_64(salt), shares: shares.into(), arcs: arcs.into() })
+    }
+
+    /// What the seed is the hash of.
+    pub fn salt(&self) -> &[u8] {
+        &self.salt
     }
 
     /// Where a key falls. The same on every thread, replica, restart and architecture.

@@ -26,7 +26,7 @@ impl Answer<'_> {
         }
         let _ = writeln!(text, "\nring of deployment {}:", self.policy.deployment.id);
         self.ring_text(&mut text);
-        let salt = self.policy.name.as_str();
+        let salt = String::from_utf8_lossy(self.policy.deployment.ring.salt());
         let _ = writeln!(text, "\nposition = (XXH3-64(key, seed) * 100000) >> 64");
         let _ = write!(text, "seed     = XXH3-64({salt:?}), which is the salt");
         text
