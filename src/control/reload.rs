@@ -12,7 +12,7 @@ use crate::control::admin::Admin;
 use crate::control::changes;
 use crate::control::status::{Served, Status};
 use crate::control::threads;
-use crate::diag::{Diagnostic, Report};
+use crate::diag::Report;
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
 use crate::proxy::{Load, Shards};
@@ -125,17 +125,8 @@ impl Loaded {
         let source = crate::store::file::read(path)?;
         read(&source);
         let folder = path.parent().unwrap_or(Path::new(""));
-        let (config, mut report) = crate::config::parse(name, &source, folder)?;
-        report.source = source;
+        let (config, report) = crate::config::parse(name, &source, folder)?;
         Ok(Self { config, report })
-    }
-
-    /// The report with errors that came up after parsing.
-    pub(crate) fn refused(&self, mut errors: Vec<Diagnostic>) -> Report {
-        let mut report = self.report.clone();
-        report.diagnostics.append(&mut errors);
-        report.diagnostics.sort_by_key(|one| one.span.start);
-        report
     }
 }
 
@@ -192,7 +183,7 @@ impl Reloader {
                 (Ok(shards), Ok(admin)) => (shards, admin),
                 (shards, admin) => {
                     let errors = [shards.err(), admin.err()].into_iter().flatten().flatten();
-                    return Err(loaded.refused(errors.collect()));
+                    return Err(loaded.report.with(errors));
                 }
             };
         if let Err(error) = self.log.reopen(&loaded.config.log.access) {
@@ -212,9 +203,10 @@ impl Reloader {
         for line in changes::lines(&before, &self.config) {
             tracing::info!("generation {generation}: {line}");
         }
-        if listeners != self.status.listeners() {
-            let listeners: Vec<_> = listeners.iter().map(ToString::to_string).collect();
-            tracing::info!("generation {generation}: listening on {}", listeners.join(", "));
+        for (wanted, bound) in self.config.listeners.iter().zip(&listeners) {
+            if wanted.address.value != *bound {
+                tracing::info!("generation {generation}: listener {} is at {bound}", wanted.address.value);
+            }
         }
         let (threads, wanted) = (self.status.threads(), threads(&self.config).get());
         if threads != wanted {
@@ -238,7 +230,7 @@ impl Reloader {
 
 /// A report of one error that has no place in the file.
 pub(crate) fn failure(file: &str, title: String) -> Report {
-    Report { file: file.to_owned(), source: String::new(), diagnostics: vec![Diagnostic::error(title, 0..0)] }
+    Report::without_source(file, title, None)
 }
 
 #[cfg(test)]
