@@ -183,7 +183,8 @@ class World:
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         openssl("req", "-x509", *key, "-subj", "/CN=e2e authority", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem")
         openssl("req", *key, "-subj", "/CN=e2e", "-keyout", "key.pem", "-out", "request.pem")
-        names = "subjectAltName=DNS:localhost,DNS:*.test,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n"
+        hosts = ",".join(f"DNS:{name}.test" for name in ("shop", "static", "secure", "ws", "grpc", "grpcs"))
+        names = f"subjectAltName=DNS:localhost,IP:127.0.0.1,{hosts}\nbasicConstraints=CA:FALSE\n"
         (self.folder / "names.cnf").write_text(names)
         openssl("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
                 "-days", "2", "-extfile", "names.cnf", "-out", "cert.pem")
