@@ -24,7 +24,14 @@ class Loop:
     def run(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
 
+    async def cancel_all(self):
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     def close(self):
+        self.run(self.cancel_all())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
 
@@ -34,16 +41,24 @@ class Gate:
 
     def __init__(self, loop):
         self.loop = loop
-        self.held = 0
+        # How many came, and how many of those had gone before the gate was opened.
+        self.held = self.left = 0
         self.opened = asyncio.Event()
 
     def open(self):
         """Let all of them go on."""
         self.loop.call_soon_threadsafe(self.opened.set)
 
-    async def pass_through(self):
+    async def pass_through(self, reader):
         self.held += 1
-        await self.opened.wait()
+        opened = asyncio.create_task(self.opened.wait())
+        gone = asyncio.create_task(reader.read(1))
+        await asyncio.wait([opened, gone], return_when=asyncio.FIRST_COMPLETED)
+        if not opened.done():
+            self.left += 1
+        opened.cancel()
+        gone.cancel()
+        await asyncio.gather(opened, gone, return_exceptions=True)
 
 
 class Backend:
@@ -65,7 +80,7 @@ class Backend:
         return self.gates.setdefault(name, Gate(self.loop.loop))
 
     async def serve(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self.answer(reader, writer):
                 await writer.drain()
         writer.close()
@@ -82,11 +97,14 @@ class Backend:
         body, trailers = await read_body(reader, fields)
         path, _, name = target.lstrip("/").partition("/")
         if path == "gate":
-            await self.gate(name).pass_through()
+            await self.gate(name).pass_through(reader)
         if path == "events":
-            return await self.events(writer, self.gate(name))
+            return await self.events(reader, writer, self.gate(name))
         if path == "trailers":
             self.send(writer, {"Transfer-Encoding": "chunked", "Trailer": "X-Sum"}, b"4\r\nbody\r\n0\r\nX-Sum: 42\r\n\r\n")
+        elif path == "hangup":
+            self.send(writer, {"Content-Length": "2"}, b"ok")
+            return False
         elif path == "cut":
             self.send(writer, {"Content-Length": "1000"}, b"too short")
             return False
@@ -100,11 +118,11 @@ class Backend:
             self.send(writer, {"Content-Length": str(len(text))}, b"" if method == "HEAD" else text)
         return True
 
-    async def events(self, writer, gate):
+    async def events(self, reader, writer, gate):
         """Server-sent events: the second is sent only once the check has seen the first."""
         self.send(writer, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}, b"d\r\ndata: first\n\n\r\n")
         await writer.drain()
-        await gate.pass_through()
+        await gate.pass_through(reader)
         writer.write(b"e\r\ndata: second\n\n\r\n0\r\n\r\n")
         return True
 
