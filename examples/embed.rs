@@ -81,7 +81,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut canary = 10;
     serve(&mut shards, &text(&upstreams, canary)).await?;
     for address in shards.addresses() {
-        println!("http://{address} serves v2 with {canary} %; every line on standard input adds 10, Ctrl-C ends");
+        println!(
+            "http://{address} serves v2 with {canary} %; every line on standard input adds 10, Ctrl-C ends"
+        );
     }
     let mut lines = lines_of_standard_input();
     loop {

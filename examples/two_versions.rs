@@ -33,8 +33,8 @@ async fn version(name: &'static str) -> Result<SocketAddr, Failure> {
             let answer = move |_: Request<Incoming>| async move {
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(name)))
             };
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service_fn(answer));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(client), service_fn(answer));
             tokio::spawn(connection);
         }
     });
@@ -111,7 +111,8 @@ async fn visit(handle: &Handle, file: &Path, upstreams: [SocketAddr; 2]) -> Resu
     let forced = |_| Some((OVERRIDES, format!("example=\"{}\"", IDS[1])));
     println!("1000 requests with an override:   {:?}", count(&proxy, 1000, forced).await?);
     std::fs::write(file, text(upstreams, 50))?;
-    handle.reload().await.ok_or("the proxy has ended")?;
+    let outcome = handle.reload().await.ok_or("the proxy has ended")?;
+    outcome.map_err(|report| report.render(false))?;
     println!("the same keys at 50 %:            {:?}", count(&proxy, 1000, key).await?);
     Ok(())
 }
