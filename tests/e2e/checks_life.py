@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import re
 import signal
+import ssl
 import subprocess
 import threading
 
@@ -193,3 +194,75 @@ def an_address_in_use_is_noticed_with_exit_code_1(world):
 def a_good_file_is_checked_with_one_line(world):
     done = subprocess.run([GRADUAL, "check", world.program.file], capture_output=True, text=True)
     expect_equal((done.returncode, len(done.stdout.splitlines())), (0, 1), done.stderr)
+
+
+class Secure:
+    """A program of its own that serves https, and asks for client certificates where told so."""
+
+    def __init__(self, world, name):
+        self.world, self.folder = world, world.folder
+        self.port, self.admin = free_ports(2)
+        self.renew()
+        self.program = Program(world, name, self.text(""))
+
+    def text(self, more):
+        return f"""
+[[listener]]
+address = "127.0.0.1:{self.port}"
+tls = [{{ certificate = "site.pem", key = "site.key" }}]
+{more}
+[admin]
+address = "127.0.0.1:{self.admin}"
+[[worker]]
+name = "site"
+[[worker.version]]
+id = "only"
+upstreams = ["http://127.0.0.1:{self.world.nginx[2]}"]
+[worker.deployment]
+versions = [{{ version_id = "only", percentage = 100 }}]
+"""
+
+    def renew(self):
+        """A new certificate in the old one's place."""
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "site.key"]
+        sign = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+        sign += ["-addext", "basicConstraints=critical,CA:FALSE"]
+        command = ["openssl", "req", "-x509", *key, *sign, "-subj", "/CN=site", "-out", "site.pem"]
+        subprocess.run(command, cwd=self.folder, check=True, capture_output=True)
+
+    def shown(self):
+        """The certificate that a client is shown."""
+        return ssl.get_server_certificate(("127.0.0.1", self.port))
+
+    def curl(self, *words):
+        return self.world.curl(f"https://127.0.0.1:{self.port}/", *words, port=self.port)
+
+
+@check
+def a_renewed_certificate_is_served_after_a_reload(world):
+    site = Secure(world, "renewed")
+    old = site.shown()
+    site.renew()
+    expect_equal(site.shown(), old, "before the reload")
+    site.program.reload(site.text(""))
+    expect(site.shown() != old and site.curl().status == 200, "the old certificate is still served")
+    (world.folder / "site.pem").write_text("-----BEGIN CERTIFICATE-----\nbroken\n")
+    good, status = site.shown(), site.program.ask("POST", "/api/v1/reload", {"Content-Type": "application/json"})
+    expect(400 <= status[0] < 500 and "site.pem" in status[1], status)
+    expect_equal(site.shown(), good, "after a broken certificate")
+    expect_equal(world.processes.end(site.program.process), 0, "exit code")
+
+
+@check
+def client_certificates_are_demanded_and_verified(world):
+    site = Secure(world, "mutual")
+    site.program.reload(site.text('client_ca = "ca.pem"'))
+    good = site.curl("--cert", world.folder / "cert.pem", "--key", world.folder / "key.pem")
+    expect_equal(good.status, 200, good.trace)
+    expect(site.curl().exit_code != 0, "a client without a certificate was answered")
+    stranger = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "other.key", "-out", "other.pem"]
+    command = ["openssl", "req", "-x509", *stranger, "-subj", "/CN=stranger", "-days", "2"]
+    subprocess.run(command, cwd=world.folder, check=True, capture_output=True)
+    refused = site.curl("--cert", world.folder / "other.pem", "--key", world.folder / "other.key")
+    expect(refused.exit_code != 0, "a stranger's certificate was taken")
+    expect_equal(world.processes.end(site.program.process), 0, "exit code")
