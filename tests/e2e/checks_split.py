@@ -44,8 +44,8 @@ def every_key_goes_where_the_published_formula_says(world):
 @check
 def a_key_keeps_its_version_over_every_protocol(world):
     for number in range(8):
-        header = ["-H", f"{KEY}: session-{number}"]
-        wanted = by_formula(f"session-{number}".encode()) + "\n"
+        header = ["-H", f"{KEY}: cart-{number}"]
+        wanted = by_formula(f"cart-{number}".encode()) + "\n"
         answers = [world.curl("http://shop.test/", "--http1.1", *header), world.curl("https://shop.test/", *header),
                    world.curl("http://shop.test/", "--http2-prior-knowledge", *header),
                    world.curl("http://shop.test/", "--unix-socket", world.socket, *header)]
@@ -62,7 +62,7 @@ def without_a_key_every_request_draws(world):
 @check
 def an_override_wins_over_a_key_and_reaches_a_version_with_0_per_cent(world):
     for tag, version in world.versions.items():
-        answer = world.curl("http://shop.test/", "-H", f'{OVERRIDES}: shop="{version}"', "-H", f"{KEY}: session-1")
+        answer = world.curl("http://shop.test/", "-H", f'{OVERRIDES}: shop="{version}"', "-H", f"{KEY}: cart-1")
         expect_equal(answer.text, f"{tag}\n")
         expect_equal(answer.headers["gradual-version"], f'"{version}";worker=shop;tag="{tag}";reason=override')
 
@@ -75,15 +75,15 @@ def an_override_that_does_not_count_says_why(world):
         'shop="2f2d6b0c-0000-4000-8000-000000000000"': "not-in-deployment",
     }
     for field, why in cases.items():
-        answer = world.curl("http://shop.test/", "-H", f"{OVERRIDES}: {field}", "-H", f"{KEY}: session-1")
-        expect_equal(answer.text, by_formula(b"session-1") + "\n", field)
+        answer = world.curl("http://shop.test/", "-H", f"{OVERRIDES}: {field}", "-H", f"{KEY}: cart-1")
+        expect_equal(answer.text, by_formula(b"cart-1") + "\n", field)
         said = answer.headers["gradual-version"]
         expect(said.endswith(f"reason=key;override={why}"), f"{field}: {said}")
 
 
 @check
 def an_override_for_another_worker_is_no_override(world):
-    answer = world.curl("http://shop.test/", "-H", f'{OVERRIDES}: other="x"', "-H", f"{KEY}: session-1")
+    answer = world.curl("http://shop.test/", "-H", f'{OVERRIDES}: other="x"', "-H", f"{KEY}: cart-1")
     expect(answer.headers["gradual-version"].endswith(";reason=key"), answer.headers["gradual-version"])
 
 
