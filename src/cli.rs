@@ -1,1 +1,4 @@
-//! (to come)
+//! The commands.
+
+pub mod check;
+pub mod schema;

@@ -4,6 +4,14 @@
 //! path; that is part of preparing a reload.
 
 mod address;
+mod deployment;
+mod fields;
+mod keys;
+mod parse;
+mod schema;
+mod sections;
+mod texts;
+mod worker;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -13,6 +21,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
+pub use parse::parse;
+pub use schema::json_schema;
 
 use crate::diag::Span;
 use crate::model::decision::Policy;

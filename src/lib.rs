@@ -11,6 +11,7 @@
 //! | 1 | [`metrics`] | counters and histograms, and their text form |
 //! | 2 | [`config`] | TOML text to a valid [`config::Config`], or a report of every mistake |
 //! | 3 | [`proxy`] | the data plane: listeners, handler, upstreams, tunnels, TLS |
+//! | 3 | [`store`] | the configuration file on disk |
 //! | 3 | [`export`] | the access log |
 //! | 4 | [`control`] | reload, admin API, file watch |
 //! | 5 | [`cli`] | the commands |
@@ -23,3 +24,4 @@ pub mod export;
 pub mod metrics;
 pub mod model;
 pub mod proxy;
+pub mod store;

@@ -187,54 +187,30 @@ impl Router {
     /// # Errors
     /// [`DotSegments`] where a route of this host names a path and the request's path has dot segments.
     pub fn route(&self, authority: &str, path: &str) -> Result<Option<usize>, DotSegments> {
-        let candidates = self.candidates(host_of(authority));
-        let candidates = candidates.iter().flatten();
-        if candidates.clone().any(|paths| paths.named) && has_dot_segment(path) {
-            return Err(DotSegments);
+        if self.exact.is_empty() && self.suffix.is_empty() {
+            return find(std::iter::once(&self.any), path);
         }
-        Ok(candidates.clone().find_map(|paths| paths.target(path)))
-    }
-
-    /// The paths of the exact host, of the suffixes from the longest, and of any host, as far as there are any.
-    fn candidates(&self, host: &str) -> Candidates<'_> {
-        let mut found = Candidates { paths: [None; MAX_LABELS], count: 0 };
-        if !self.exact.is_empty() || !self.suffix.is_empty() {
-            let mut buffer = [0; MAX_HOST];
-            if let Some(host) = lower(host, &mut buffer) {
-                found.push(self.exact.get(host));
-                let suffixes = host.match_indices('.').map(|(at, _)| &host[at..]);
-                for suffix in suffixes.filter(|_| !self.suffix.is_empty()) {
-                    found.push(self.suffix.get(suffix));
-                }
-            }
-        }
-        found.push(Some(&self.any));
-        found
+        let mut buffer = [0; MAX_HOST];
+        // A name that is too long to exist can only be matched by `*`.
+        let host = lower(host_of(authority), &mut buffer).unwrap_or("");
+        let suffixes = host.match_indices('.').filter_map(|(at, _)| self.suffix.get(&host[at..]));
+        find(self.exact.get(host).into_iter().chain(suffixes).chain([&self.any]), path)
     }
 }
 
-/// The longest host name (RFC 1035) that can match; longer ones are only matched by `*`.
+/// The first target, of candidates in the order of their rank.
+fn find<'a>(
+    candidates: impl Iterator<Item = &'a Paths> + Clone,
+    path: &str,
+) -> Result<Option<usize>, DotSegments> {
+    if candidates.clone().any(|paths| paths.named) && has_dot_segment(path) {
+        return Err(DotSegments);
+    }
+    Ok(candidates.into_iter().find_map(|paths| paths.target(path)))
+}
+
+/// The longest host name (RFC 1035).
 const MAX_HOST: usize = 255;
-/// Host, at most 127 suffixes of 255 bytes, and any host.
-const MAX_LABELS: usize = 130;
-
-struct Candidates<'a> {
-    paths: [Option<&'a Paths>; MAX_LABELS],
-    count: usize,
-}
-
-impl<'a> Candidates<'a> {
-    fn push(&mut self, paths: Option<&'a Paths>) {
-        if let (Some(place), true) = (self.paths.get_mut(self.count), paths.is_some()) {
-            *place = paths;
-            self.count += 1;
-        }
-    }
-
-    fn iter(&self) -> std::slice::Iter<'_, Option<&'a Paths>> {
-        self.paths[..self.count].iter()
-    }
-}
 
 impl Paths {
     fn target(&self, path: &str) -> Option<usize> {

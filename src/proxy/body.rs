@@ -1,0 +1,254 @@
+//! Bodies on their way: counted, watched for standing still, and recorded once when they end.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::failure::Source;
+use super::head;
+use super::record::Meter;
+use super::upstream::Lease;
+
+/// A request's body on its way to an upstream, whatever codec reads it.
+pub(super) struct RequestBody {
+    /// `None`: there is no body. Boxed so that upstream connections need not know where bodies come from.
+    inner: Option<(Pin<Box<dyn Body<Data = Bytes, Error = Source>>>, Rc<Progress>)>,
+}
+
+/// How far a request's body has come; shared with whoever waits for the response.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// When the last piece passed.
+    pub(super) last: Cell<Instant>,
+    /// Bytes that passed.
+    pub(super) bytes: Cell<u64>,
+    /// Whether the client's side failed.
+    pub(super) failed: Cell<bool>,
+}
+
+impl Progress {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { last: Cell::new(now), bytes: Cell::new(0), failed: Cell::new(false) }
+    }
+}
+
+impl RequestBody {
+    /// No body.
+    pub(super) const EMPTY: Self = Self { inner: None };
+
+    /// A body that reports its progress.
+    pub(super) fn new<B>(body: B, progress: &Rc<Progress>) -> Self
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<Source>,
+    {
+        Self { inner: Some((Box::pin(body.map_err(Into::into)), Rc::clone(progress))) }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Source;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        let Some((inner, progress)) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = ready!(inner.as_mut().poll_frame(cx));
+        progress.last.set(Instant::now());
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                progress.bytes.set(progress.bytes.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
+                Some(Ok(clean_trailers(frame)))
+            }
+            Some(Err(error)) => {
+                progress.failed.set(true);
+                Some(Err(error))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(|(inner, _)| inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, _)| inner.size_hint())
+    }
+}
+
+/// A response's body on its way to the client.
+pub(super) struct ResponseBody {
+    content: Content,
+    /// Records the request when it is dropped; `None` where nobody counts.
+    meter: Option<Meter>,
+}
+
+enum Content {
+    /// Of the proxy's own, in one piece; `None` when it has been taken.
+    Own(Option<Bytes>),
+    Upstream(Upstreamed),
+}
+
+struct Upstreamed {
+    incoming: Incoming,
+    /// Goes back to the pool when the body has ended well; dropped (and so closed) otherwise.
+    lease: Option<Lease>,
+    idle: Idle,
+}
+
+impl ResponseBody {
+    /// A body of the proxy's own.
+    pub(super) fn own(bytes: Bytes, meter: Option<Meter>) -> Self {
+        let content = Content::Own((!bytes.is_empty()).then_some(bytes));
+        let mut body = Self { content, meter };
+        body.end_if_over();
+        body
+    }
+
+    /// A body that comes from an upstream, and must not stand still for longer than `idle`.
+    pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, meter: Meter) -> Self {
+        let upstreamed = Upstreamed { incoming, lease: Some(lease), idle: Idle::new(idle) };
+        let mut body = Self { content: Content::Upstream(upstreamed), meter: Some(meter) };
+        body.end_if_over();
+        body
+    }
+
+    /// Notes the end as soon as it is certain: codecs need not ask for a frame after the last.
+    fn end_if_over(&mut self) {
+        if self.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Content::Upstream(upstreamed) = &mut self.content
+            && let Some(lease) = upstreamed.lease.take()
+        {
+            lease.give_back();
+        }
+        if let Some(meter) = &mut self.meter {
+            meter.whole();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Source;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        let this = self.get_mut();
+        let frame = match &mut this.content {
+            Content::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
+            Content::Upstream(upstreamed) => ready!(upstreamed.poll_frame(cx)),
+        };
+        match &frame {
+            Some(Ok(frame)) => {
+                if let (Some(meter), Some(data)) = (&mut this.meter, frame.data_ref()) {
+                    meter.response_bytes += data.len() as u64;
+                }
+                this.end_if_over();
+            }
+            Some(Err(_)) => {
+                if let Some(meter) = &mut this.meter {
+                    meter.upstream_failed();
+                }
+            }
+            None => this.finish(),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Own(bytes) => bytes.is_none(),
+            Content::Upstream(upstreamed) => upstreamed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Content::Upstream(upstreamed) => upstreamed.incoming.size_hint(),
+        }
+    }
+}
+
+impl Upstreamed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.idle.touch();
+                Poll::Ready(frame.map(|frame| frame.map(clean_trailers).map_err(Source::from)))
+            }
+            Poll::Pending => {
+                ready!(self.idle.poll_expired(cx));
+                let error =
+                    std::io::Error::new(std::io::ErrorKind::TimedOut, "the upstream's body stands still");
+                Poll::Ready(Some(Err(error.into())))
+            }
+        }
+    }
+}
+
+/// Expires when nothing has happened for so long. Costs a timer only once something had to be waited for.
+pub(super) struct Idle {
+    limit: Duration,
+    last: Instant,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { limit, last: Instant::now(), timer: None }
+    }
+
+    pub(super) fn touch(&mut self) {
+        if self.timer.is_some() {
+            self.last = Instant::now();
+        }
+    }
+
+    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| {
+            self.last = Instant::now();
+            Box::pin(tokio::time::sleep(self.limit))
+        });
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let due = self.last + self.limit;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due.into());
+        }
+    }
+}
+
+/// Removes what may not stand in a trailer section (RFC 9110 section 6.5.1).
+fn clean_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        remove_forbidden(trailers);
+    }
+    frame
+}
+
+fn remove_forbidden(trailers: &mut HeaderMap) {
+    let forbidden: Vec<_> =
+        trailers.keys().filter(|name| head::forbidden_in_trailers(name)).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+}

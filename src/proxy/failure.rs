@@ -1,0 +1,147 @@
+//! What went wrong with a request: whose side, which kind, and the status that says so.
+
+use std::error::Error;
+use std::fmt;
+
+use http::StatusCode;
+
+/// A boxed error whose source is kept.
+pub(super) type Source = Box<dyn Error + Send + Sync>;
+
+/// A request that the proxy has to answer itself.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) kind: Kind,
+    pub(super) source: Option<Source>,
+}
+
+/// What kind of failure: its word stands in `Gradual-Error`, in the body and in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    // The client's side.
+    /// The request is malformed or ambiguous; the text says how.
+    BadRequest(&'static str),
+    /// No worker has a route for it.
+    NoWorker,
+    /// A CONNECT that is not a WebSocket.
+    Connect,
+    /// It came through this proxy too often.
+    Loop,
+    // The upstream's side.
+    /// The version's upstreams have no address.
+    NoUpstream,
+    /// No connection could be made.
+    ConnectFailed,
+    /// No connection was made in time.
+    ConnectTimeout,
+    /// The TLS handshake failed.
+    TlsFailed,
+    /// The upstream closed before its response was there.
+    Closed,
+    /// The upstream sent something that is no HTTP.
+    Protocol,
+    /// The response's head did not come in time.
+    ResponseTimeout,
+    /// The upstream switched protocols unasked, or to another one.
+    UnaskedUpgrade,
+    /// The upstream cannot tunnel what the client asks for.
+    UpgradeRefused,
+}
+
+impl Failure {
+    pub(super) fn new(kind: Kind) -> Self {
+        Self { kind, source: None }
+    }
+
+    pub(super) fn because(kind: Kind, source: impl Into<Source>) -> Self {
+        Self { kind, source: Some(source.into()) }
+    }
+
+    /// What a client's failed send says about the upstream.
+    pub(super) fn of_upstream(error: hyper::Error) -> Self {
+        let kind = if error.is_parse() || error.is_parse_status() { Kind::Protocol } else { Kind::Closed };
+        Self::because(kind, error)
+    }
+}
+
+impl Kind {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoWorker => StatusCode::NOT_FOUND,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::NoUpstream | Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Closed | Self::Protocol | Self::UnaskedUpgrade | Self::UpgradeRefused => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// The word for it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest(_) => "bad-request",
+            Self::NoWorker => "no-worker",
+            Self::Connect => "connect-not-allowed",
+            Self::Loop => "loop",
+            Self::NoUpstream => "no-upstream",
+            Self::ConnectFailed => "connect-failed",
+            Self::ConnectTimeout => "connect-timeout",
+            Self::TlsFailed => "tls-failed",
+            Self::Closed => "upstream-closed",
+            Self::Protocol => "upstream-protocol",
+            Self::ResponseTimeout => "response-timeout",
+            Self::UnaskedUpgrade => "unasked-upgrade",
+            Self::UpgradeRefused => "upgrade-refused",
+        }
+    }
+
+    /// A sentence for the person who reads the body. Nothing from the request is in it.
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::BadRequest(how) => how,
+            Self::NoWorker => "no worker has a route for this host and path",
+            Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
+            Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
+            Self::NoUpstream => "the version has no upstream with a known address",
+            Self::ConnectFailed => "no connection to the version's upstream could be made",
+            Self::ConnectTimeout => "no connection to the version's upstream could be made in time",
+            Self::TlsFailed => "the TLS handshake with the version's upstream failed",
+            Self::Closed => "the version's upstream closed the connection before it had answered",
+            Self::Protocol => "the version's upstream sent something that is not an HTTP response",
+            Self::ResponseTimeout => "the version's upstream did not answer in time",
+            Self::UnaskedUpgrade => "the version's upstream switched to a protocol that nobody had asked for",
+            Self::UpgradeRefused => "the version's upstream cannot switch to the protocol that was asked for",
+        }
+    }
+
+    /// Whether the version's upstreams are to blame.
+    pub(super) fn is_upstream(self) -> bool {
+        !matches!(self, Self::BadRequest(_) | Self::NoWorker | Self::Connect | Self::Loop)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.as_str())
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| {
+            let source: &(dyn Error + 'static) = source.as_ref();
+            source
+        })
+    }
+}
+
+impl From<Kind> for Failure {
+    fn from(kind: Kind) -> Self {
+        Self::new(kind)
+    }
+}

@@ -1,0 +1,474 @@
+//! One request: from its head to a version and back. Generic over how the bytes of its body arrive.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use super::body::{Progress, RequestBody, ResponseBody};
+use super::connection::ListenerSlot;
+use super::failure::{Failure, Kind, Source};
+use super::head::{self, Deciding, Introduction, Seen};
+use super::record::{self, Line, Meter};
+use super::shard::Shard;
+use super::snapshot::{VersionState, WorkerState};
+use super::tunnel::{self, Upgrade};
+use super::upstream::{self, Endpoint, Lease, Need};
+use crate::config::{self, Timeouts, UpstreamHost};
+use crate::model::decision::Sent;
+use crate::model::head::Lines;
+use crate::model::overrides::Override;
+
+/// A client's connection, as its requests see it.
+pub(super) struct Client {
+    pub(super) shard: Rc<Shard>,
+    pub(super) listener: Rc<ListenerSlot>,
+    /// Who it is; `None` on a Unix socket.
+    pub(super) address: Option<SocketAddr>,
+    /// The address without port, as a header value.
+    pub(super) address_text: Option<HeaderValue>,
+    pub(super) tls: bool,
+}
+
+/// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
+/// an idle connection does not hold the room for it.
+pub(super) fn handle<B>(
+    client: &Rc<Client>,
+    request: Request<B>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Source>,
+{
+    let begun = Exchange::begin(client, request);
+    async {
+        Ok(match begun {
+            Ok(exchange) => exchange.run().await,
+            Err(response) => *response,
+        })
+    }
+}
+
+/// A request that has a version, on its way there and back.
+struct Exchange {
+    /// Taken while it is being sent.
+    request: Request<RequestBody>,
+    meter: Meter,
+    admitted: Admitted,
+}
+
+/// What is known of a request that has a version, besides its head.
+struct Admitted {
+    /// The host that the client asked for; `None` for HTTP/1.0 without one.
+    host: Option<HeaderValue>,
+    upgrade: Option<Upgrade>,
+    /// Whether the client sent it as its one `Host` line.
+    host_as_sent: bool,
+    te_trailers: bool,
+}
+
+impl Exchange {
+    fn begin<B>(client: &Rc<Client>, request: Request<B>) -> Result<Box<Self>, Box<Response<ResponseBody>>>
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: Into<Source>,
+    {
+        let mut meter = Meter::new(client, client.shard.snapshot(), Instant::now());
+        let (mut parts, body) = request.into_parts();
+        let bodiless = body.is_end_stream();
+        meter.http2 = parts.version == Version::HTTP_2;
+        meter.is_asset = record::is_asset(parts.uri.path());
+        let admitted = match admit(client, &mut meter, &mut parts, bodiless) {
+            Ok(admitted) => admitted,
+            Err(Refusal::Answer(response)) => return Err(Box::new(local(response, meter))),
+            Err(Refusal::Failure(kind)) => return Err(Box::new(refuse(&kind.into(), meter))),
+        };
+        let body = if admitted.upgrade.is_some() || bodiless {
+            RequestBody::EMPTY
+        } else {
+            let progress = Rc::new(Progress::new(meter.started));
+            meter.progress = Some(Rc::clone(&progress));
+            RequestBody::new(body, &progress)
+        };
+        Ok(Box::new(Self { request: Request::from_parts(parts, body), meter, admitted }))
+    }
+
+    /// Sends the request to its version, and makes the client's response of what comes back.
+    async fn run(mut self: Box<Self>) -> Response<ResponseBody> {
+        let exchanged = self.exchange().await;
+        let Self { meter, admitted, .. } = *self;
+        match exchanged {
+            Ok((response, lease)) => match admitted.upgrade {
+                Some(upgrade) => tunnel::answer(upgrade, response, lease, meter),
+                None => answer(response, lease, meter),
+            },
+            Err(failure) => refuse(&failure, meter),
+        }
+    }
+
+    /// Sends the request to one of its version's endpoints and waits for the response's head.
+    async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
+        let (endpoint, timeouts) = self.endpoint()?;
+        let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
+        let mut fresh = false;
+        loop {
+            let mut lease = endpoint.lease(need, fresh, timeouts.connect).await?;
+            if need == Need::Tunnel {
+                let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;
+                self.dress_tunnel(&lease, extended)?;
+            }
+            self.dress(&lease)?;
+            let request = std::mem::replace(&mut self.request, Request::new(RequestBody::EMPTY));
+            let sending = pin!(lease.send(request));
+            match head_within(timeouts.response, self.meter.progress.as_deref(), sending).await? {
+                Ok(response) => return Ok((response, lease)),
+                Err(mut error) => match error.take_message() {
+                    // Nothing of it was sent: the connection had been closed while it was idle.
+                    Some(unsent) if lease.reused => (self.request, fresh) = (unsent, true),
+                    _ => return Err(failed(error.into_error(), &self.meter)),
+                },
+            }
+        }
+    }
+
+    /// Chooses an endpoint of the version, and notes it.
+    fn endpoint(&mut self) -> Result<(Rc<Endpoint>, Timeouts), Failure> {
+        let draw = self.meter.client.shard.draw();
+        let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
+        let endpoint = upstream::choose(&version.backends.endpoints(), draw).ok_or(Kind::NoUpstream)?;
+        let timeouts = *worker.timeouts();
+        if let Some(line) = &mut self.meter.line {
+            line.upstream = Some(Rc::clone(&endpoint.label));
+        }
+        Ok((endpoint, timeouts))
+    }
+
+    /// The `Host` that the endpoint is to see.
+    fn upstream_host(&self, lease: &Lease) -> Result<HeaderValue, Kind> {
+        let own = lease.host();
+        let (worker, _) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
+        let host = match worker.upstream_host() {
+            UpstreamHost::Preserve => self.admitted.host.as_ref().or(own),
+            UpstreamHost::Upstream => own,
+            UpstreamHost::Name(_) => worker.host.as_ref(),
+        };
+        host.cloned().ok_or(Kind::BadRequest("the request has no Host"))
+    }
+
+    /// Gives a request for a tunnel the form of the protocol that its connection speaks.
+    fn dress_tunnel(&mut self, lease: &Lease, extended_connect: bool) -> Result<(), Kind> {
+        let Some(upgrade) = &self.admitted.upgrade else { return Ok(()) };
+        if lease.is_http2() && !(upgrade.is_websocket() && extended_connect) {
+            return Err(Kind::UpgradeRefused);
+        }
+        upgrade.dress(&mut self.request, lease.is_http2());
+        Ok(())
+    }
+
+    /// Gives the request the form of the protocol that its connection speaks. Can be done again for another connection.
+    fn dress(&mut self, lease: &Lease) -> Result<(), Failure> {
+        let host = self.upstream_host(lease)?;
+        let request = &mut self.request;
+        if self.admitted.te_trailers && self.admitted.upgrade.is_none() {
+            request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+            if !lease.is_http2() {
+                request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("te"));
+            }
+        }
+        if lease.is_http2() {
+            return dress_http2(request, &host, lease.is_tls());
+        }
+        *request.version_mut() = Version::HTTP_11;
+        if request.uri().authority().is_some() {
+            let target = request.uri().path_and_query().cloned();
+            *request.uri_mut() = target.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
+        }
+        let preserved = self.admitted.host_as_sent && self.admitted.host.as_ref() == Some(&host);
+        if !preserved {
+            request.headers_mut().insert(header::HOST, host);
+        }
+        // The codec would take a GET of unknown length for one without body.
+        if !request.body().is_end_stream() && request.body().size_hint().exact().is_none() {
+            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Ok(())
+    }
+}
+
+/// Why a request gets no further.
+enum Refusal {
+    /// The proxy answers it itself.
+    Answer(Response<Bytes>),
+    Failure(Kind),
+}
+
+impl From<Kind> for Refusal {
+    fn from(kind: Kind) -> Self {
+        Self::Failure(kind)
+    }
+}
+
+/// Checks a head, finds its worker and version, and prepares it for the next hop. Everything here is synchronous.
+fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) -> Result<Admitted, Refusal> {
+    let (seen, deciding) = Seen::look(&parts.headers);
+    let listener = client.listener.current();
+    let settings = listener.settings();
+    let trusted = settings.trusted_proxies.contain(client.address);
+    let https = client.tls || (trusted && says_https(parts));
+    if client.shard.sink().is_on() {
+        meter.line = Some(Box::new(Line::of(parts, https)));
+    }
+    if parts.method == Method::CONNECT && !is_websocket(parts) {
+        return Err(Kind::Connect.into());
+    }
+    seen.check(parts)?;
+    let host = head::authority(parts, deciding.host)?;
+    answer_here(settings, parts, host.as_ref(), https)?;
+    route(meter, parts, host.as_ref())?;
+    select(client, meter, parts, &seen, &deciding, trusted);
+    let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
+    let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
+    let upgrade = upgrade(parts, seen.upgrade && bodiless)?;
+    remove_refused(parts, &seen, worker, trusted);
+    let introduction =
+        Introduction { trusted, address: client.address_text.as_ref(), https, host: host.as_ref() };
+    head::prepare_request(parts, &seen, &introduction);
+    set_metadata(parts, worker, version);
+    Ok(Admitted { host, upgrade, host_as_sent, te_trailers: seen.te_trailers })
+}
+
+/// Whether a trusted proxy in front was asked by https.
+fn says_https(parts: &Parts) -> bool {
+    parts
+        .headers
+        .get(head::FORWARDED_PROTO)
+        .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
+/// Whether an extended CONNECT (RFC 8441) asks for a WebSocket.
+fn is_websocket(parts: &Parts) -> bool {
+    parts.extensions.get::<hyper::ext::Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
+}
+
+/// What the client wants its connection or stream to become. A request with a body is never an upgrade: RFC 9110
+/// section 7.8 lets the field be ignored, and nothing of a body may be mistaken for the new protocol.
+fn upgrade(parts: &mut Parts, may_upgrade: bool) -> Result<Option<Upgrade>, Kind> {
+    if parts.method == Method::CONNECT {
+        return Upgrade::extended_connect(parts).map(Some).ok_or(Kind::Connect);
+    }
+    Ok(if may_upgrade { Upgrade::asked(parts) } else { None })
+}
+
+/// What the proxy answers itself: its health, and redirects to https.
+fn answer_here(
+    listener: &config::Listener,
+    parts: &Parts,
+    host: Option<&HeaderValue>,
+    https: bool,
+) -> Result<(), Refusal> {
+    if listener.health_path.as_deref() == Some(parts.uri.path())
+        && (parts.method == Method::GET || parts.method == Method::HEAD)
+    {
+        return Err(Refusal::Answer(Response::new(Bytes::from_static(b"ok\n"))));
+    }
+    if !listener.redirect_https || https {
+        return Ok(());
+    }
+    let host = host.and_then(|host| host.to_str().ok()).ok_or(Kind::BadRequest("a redirect needs a Host"))?;
+    let host = crate::model::route::host_of(host);
+    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let location = HeaderValue::from_str(&format!("https://{host}{target}"));
+    let location = location.map_err(|_| Kind::BadRequest("the request's target cannot be redirected"))?;
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, location);
+    Err(Refusal::Answer(response))
+}
+
+/// Finds the worker, and notes it.
+fn route(meter: &mut Meter, parts: &Parts, host: Option<&HeaderValue>) -> Result<(), Kind> {
+    let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
+    let routed = meter.snapshot.blueprint.router.route(host, parts.uri.path());
+    let routed =
+        routed.map_err(|_| Kind::BadRequest("the path has dot segments, and routes here are by path"))?;
+    meter.worker = Some(routed.ok_or(Kind::NoWorker)?);
+    Ok(())
+}
+
+/// Chooses the worker's version, and notes it.
+fn select(
+    client: &Client,
+    meter: &mut Meter,
+    parts: &Parts,
+    seen: &Seen,
+    deciding: &Deciding<'_>,
+    trusted: bool,
+) {
+    let Some(worker) = meter.worker.and_then(|index| meter.snapshot.workers.get(index)) else { return };
+    let key = field(parts, &head::KEY, deciding.key, seen.keys);
+    let overrides = field(parts, &head::OVERRIDES, deciding.overrides, seen.overrides);
+    let sent =
+        Sent { key: key.as_deref(), overrides: overrides.as_deref(), trusted, draw: client.shard.draw() };
+    let selection = worker.policy().select(&sent);
+    match selection.overridden {
+        Override::Absent => {}
+        Override::Version(_) => worker.series.overridden(None),
+        Override::Ignored(problem) => worker.series.overridden(Some(problem)),
+    }
+    let version = Some((selection.decision.member.index(), selection.decision.reason));
+    (meter.overridden, meter.version) = (selection.overridden, version);
+}
+
+/// The value of a field: its one line as it is, several joined.
+fn field<'a>(
+    parts: &'a Parts,
+    name: &HeaderName,
+    first: Option<&'a HeaderValue>,
+    lines: usize,
+) -> Option<Cow<'a, [u8]>> {
+    if lines > 1 {
+        parts.headers.joined(name.as_str())
+    } else {
+        first.map(|value| Cow::Borrowed(value.as_bytes()))
+    }
+}
+
+fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
+    let worker = meter.snapshot.workers.get(meter.worker?)?;
+    Some((worker, worker.versions.get(meter.version?.0)?))
+}
+
+/// The gate: what the sender may not send is not forwarded either.
+fn remove_refused(parts: &mut Parts, seen: &Seen, worker: &WorkerState, trusted: bool) {
+    let policy = worker.policy();
+    if seen.keys > 0 && !policy.keys.allow(trusted) {
+        parts.headers.remove(head::KEY);
+    }
+    if seen.overrides > 0 && !policy.overrides.allow(trusted) {
+        parts.headers.remove(head::OVERRIDES);
+    }
+}
+
+fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState) {
+    let headers = &mut parts.headers;
+    headers.insert(head::WORKER, worker.name.clone());
+    headers.insert(head::VERSION_ID, version.headers.id.clone());
+    if let Some(tag) = &version.headers.tag {
+        headers.insert(head::VERSION_TAG, tag.clone());
+    }
+    if let Some(timestamp) = &version.headers.timestamp {
+        headers.insert(head::VERSION_TIMESTAMP, timestamp.clone());
+    }
+}
+
+/// Waits for a response's head. The deadline starts anew with every piece of the request's body that passes.
+async fn head_within<T>(
+    limit: Duration,
+    progress: Option<&Progress>,
+    mut head: Pin<&mut impl Future<Output = T>>,
+) -> Result<T, Failure> {
+    let mut due = Instant::now() + limit;
+    loop {
+        if let Ok(result) = tokio::time::timeout_at(due.into(), head.as_mut()).await {
+            return Ok(result);
+        }
+        let moved = progress.map_or(due, |progress| progress.last.get() + limit);
+        if moved <= due {
+            return Err(Kind::ResponseTimeout.into());
+        }
+        due = moved;
+    }
+}
+
+/// What a request that failed on its connection says: the client's side may be to blame.
+fn failed(error: hyper::Error, meter: &Meter) -> Failure {
+    if meter.progress.as_ref().is_some_and(|progress| progress.failed.get()) {
+        return Failure::because(Kind::BadRequest("the request's body was cut short or is malformed"), error);
+    }
+    Failure::of_upstream(error)
+}
+
+/// RFC 9113 section 8.3.1: the host is `:authority`, and `Host` is left out.
+fn dress_http2(request: &mut Request<RequestBody>, host: &HeaderValue, tls: bool) -> Result<(), Failure> {
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(header::HOST);
+    request.headers_mut().remove(header::TRANSFER_ENCODING);
+    let target = request.uri().path_and_query().cloned();
+    let uri = Uri::builder()
+        .scheme(if tls { "https" } else { "http" })
+        .authority(host.as_bytes())
+        .path_and_query(target.unwrap_or_else(|| PathAndQuery::from_static("/")))
+        .build();
+    *request.uri_mut() = uri.map_err(|error| {
+        Failure::because(Kind::BadRequest("the request's target cannot be sent over HTTP/2"), error)
+    })?;
+    Ok(())
+}
+
+/// The client's response of an upstream's.
+pub(super) fn answer(response: Response<Incoming>, lease: Lease, mut meter: Meter) -> Response<ResponseBody> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return refuse(&Kind::UnaskedUpgrade.into(), meter);
+    }
+    let (mut parts, incoming) = response.into_parts();
+    parts.version = Version::HTTP_11;
+    head::prepare_response(&mut parts.headers);
+    expose(&mut parts.headers, &meter);
+    meter.answered(parts.status);
+    let idle = meter.idle_limit();
+    Response::from_parts(parts, ResponseBody::upstream(incoming, lease, idle, meter))
+}
+
+/// Says which version answered and why, where the worker wants it said.
+pub(super) fn expose(headers: &mut http::HeaderMap, meter: &Meter) {
+    let Some((worker, version)) = chosen(meter).filter(|(worker, _)| worker.is_exposed()) else { return };
+    let Some((_, reason)) = meter.version else { return };
+    let problem = match meter.overridden {
+        Override::Ignored(problem) => Some(problem),
+        Override::Absent | Override::Version(_) => None,
+    };
+    if let Some(item) = version.exposed(&worker.policy().name, reason, problem) {
+        headers.insert(head::GRADUAL_VERSION, item);
+    }
+}
+
+/// An answer of the proxy's own that is no failure.
+fn local(response: Response<Bytes>, mut meter: Meter) -> Response<ResponseBody> {
+    meter.answered(response.status());
+    response.map(|body| ResponseBody::own(body, Some(meter)))
+}
+
+/// The answer to a request that cannot be served: its kind as a header, and a short body that says it in a sentence.
+pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBody> {
+    let kind = failure.kind;
+    meter.error = Some(kind);
+    if kind.is_upstream() {
+        meter.warn(failure);
+    }
+    let body = format!("{{\"error\":\"{}\",\"message\":\"{}\"}}\n", kind.as_str(), kind.message());
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = kind.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(head::GRADUAL_ERROR, HeaderValue::from_static(kind.as_str()));
+    if matches!(kind, Kind::Connect) {
+        headers
+            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
+    }
+    // What follows a request that was not understood must not be taken for another one.
+    if matches!(kind, Kind::BadRequest(_) | Kind::Connect) && !meter.http2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    expose(headers, &meter);
+    local(response, meter)
+}

@@ -1,0 +1,114 @@
+//! The PROXY protocol, versions 1 and 2: who the client is, said by a load balancer in front.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ppp::{HeaderResult, PartialResult, v1, v2};
+
+/// What the first bytes of a connection are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// More bytes are needed to tell.
+    Partial,
+    /// Not a PROXY header.
+    Invalid,
+    /// A header of so many bytes. `None`: the balancer speaks for itself (LOCAL, UNKNOWN, or a Unix socket).
+    Header { length: usize, client: Option<SocketAddr> },
+}
+
+/// The most bytes that a header may have: version 2 with 520 bytes of extensions. Version 1 has at most 107.
+pub(super) const MAX_HEADER: usize = 536;
+
+/// Reads a header from the first bytes of a connection.
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
+    if bytes.is_empty() {
+        return Parsed::Partial;
+    }
+    let start = |prefix: &[u8]| bytes.starts_with(prefix) || prefix.starts_with(bytes);
+    if !start(b"PROXY ") && !start(v2::PROTOCOL_PREFIX) {
+        return Parsed::Invalid;
+    }
+    let header = HeaderResult::parse(bytes);
+    if header.is_incomplete() {
+        // A line that goes on for longer than any header, or a length beyond the bound, will never be one.
+        return if bytes.len() < MAX_HEADER { Parsed::Partial } else { Parsed::Invalid };
+    }
+    match header {
+        HeaderResult::V1(Ok(header)) => {
+            Parsed::Header { length: header.header.len(), client: client_v1(&header.addresses) }
+        }
+        HeaderResult::V2(Ok(header)) if header.len() <= MAX_HEADER => {
+            let client = match header.command {
+                v2::Command::Local => None,
+                v2::Command::Proxy => client_v2(&header.addresses),
+            };
+            Parsed::Header { length: header.len(), client }
+        }
+        _ => Parsed::Invalid,
+    }
+}
+
+fn client_v1(addresses: &v1::Addresses) -> Option<SocketAddr> {
+    match addresses {
+        v1::Addresses::Unknown => None,
+        v1::Addresses::Tcp4(ip) => Some((IpAddr::V4(ip.source_address), ip.source_port).into()),
+        v1::Addresses::Tcp6(ip) => Some((IpAddr::V6(ip.source_address), ip.source_port).into()),
+    }
+}
+
+fn client_v2(addresses: &v2::Addresses) -> Option<SocketAddr> {
+    match addresses {
+        v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
+        v2::Addresses::IPv4(ip) => Some((IpAddr::V4(ip.source_address), ip.source_port).into()),
+        v2::Addresses::IPv6(ip) => Some((IpAddr::V6(ip.source_address), ip.source_port).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_1_names_the_client() {
+        let line = b"PROXY TCP4 192.0.2.1 192.0.2.2 5678 443\r\nGET /";
+        let client = Some("192.0.2.1:5678".parse().unwrap());
+        assert_eq!(parse(line), Parsed::Header { length: 41, client });
+        assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Parsed::Header { length: 15, client: None });
+    }
+
+    #[test]
+    fn version_2_names_the_client_and_its_extensions_are_skipped() {
+        let addresses = v2::IPv6::new([1u16; 8], [2u16; 8], 5678, 443);
+        let header = v2::Builder::with_addresses(0x21, v2::Protocol::Stream, addresses)
+            .write_tlv(v2::Type::ALPN, b"h2")
+            .unwrap()
+            .build()
+            .unwrap();
+        let client = Some("[1:1:1:1:1:1:1:1]:5678".parse().unwrap());
+        assert_eq!(parse(&header), Parsed::Header { length: header.len(), client });
+    }
+
+    #[test]
+    fn a_header_may_arrive_byte_by_byte() {
+        let line = b"PROXY TCP4 192.0.2.1 192.0.2.2 5678 443\r\n";
+        for end in 0..line.len() {
+            assert_eq!(parse(&line[..end]), Parsed::Partial, "{end}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused_at_its_first_wrong_byte() {
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"PROXX", b"\r\n\r\nx", b"PROXY TCP4 nonsense\r\n"] {
+            assert_eq!(parse(bytes), Parsed::Invalid, "{bytes:?}");
+        }
+        assert_eq!(parse(&[b"PROXY TCP4 ".as_slice(), &[b'1'; MAX_HEADER]].concat()), Parsed::Invalid);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), v2 in proptest::bool::ANY) {
+            let prefix = if v2 { v2::PROTOCOL_PREFIX } else { b"PROXY " };
+            parse(&[prefix, &bytes].concat());
+            parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What is recorded of a request: counters, and a line of the access log, once, when its response ends.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use http::request::Parts;
+use http::{HeaderValue, Method, StatusCode, Uri, header};
+
+use super::body::Progress;
+use super::failure::{Failure, Kind};
+use super::handler::Client;
+use super::snapshot::{Snapshot, VersionState, WorkerState};
+use crate::config::Timeouts;
+use crate::export::access::{Outcome, Record, VersionRef};
+use crate::model::decision::Reason;
+use crate::model::overrides::Override;
+
+/// A request under way. Dropping it records it.
+pub(super) struct Meter {
+    pub(super) client: Rc<Client>,
+    pub(super) snapshot: Rc<Snapshot>,
+    pub(super) started: Instant,
+    /// `None` where the request has no body.
+    pub(super) progress: Option<Rc<Progress>>,
+    /// Index of the worker, once there is one.
+    pub(super) worker: Option<usize>,
+    /// Index of the version in the worker's deployment, and why it.
+    pub(super) version: Option<(usize, Reason)>,
+    pub(super) overridden: Override,
+    /// Whether the client speaks HTTP/2.
+    pub(super) http2: bool,
+    status: StatusCode,
+    pub(super) error: Option<Kind>,
+    /// Whether the path is that of a script, style, image or font.
+    pub(super) is_asset: bool,
+    pub(super) response_bytes: u64,
+    outcome: Outcome,
+    /// What only the access log needs; `None` where there is none.
+    pub(super) line: Option<Box<Line>>,
+}
+
+/// The parts of a request's head that its log line shows.
+pub(super) struct Line {
+    pub(super) method: Method,
+    pub(super) target: Uri,
+    pub(super) authority: Option<HeaderValue>,
+    pub(super) https: bool,
+    pub(super) upstream: Option<Rc<str>>,
+}
+
+impl Line {
+    /// The parts of a head as it came.
+    pub(super) fn of(parts: &Parts, https: bool) -> Self {
+        let host = parts.headers.get(header::HOST).cloned();
+        let authority = parts.uri.authority();
+        Self {
+            method: parts.method.clone(),
+            target: parts.uri.clone(),
+            authority: authority.and_then(|name| HeaderValue::from_str(name.as_str()).ok()).or(host),
+            https,
+            upstream: None,
+        }
+    }
+}
+
+/// Whether a path is that of a script, style, image or font, by its extension.
+pub(super) fn is_asset(path: &str) -> bool {
+    let bytes = path.as_bytes();
+    // The longest extension has five letters: looking further back would only cost time.
+    let end = &bytes[bytes.len().saturating_sub(6)..];
+    let Some(dot) = end.iter().rposition(|&byte| byte == b'.') else { return false };
+    ASSETS.iter().any(|known| end[dot + 1..].eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// Extensions of what a page needs besides itself.
+const ASSETS: [&str; 19] = [
+    "js", "mjs", "css", "map", "wasm", "png", "jpg", "jpeg", "gif", "svg", "webp", "avif", "ico", "bmp",
+    "woff", "woff2", "ttf", "otf", "eot",
+];
+
+impl Meter {
+    pub(super) fn new(client: &Rc<Client>, snapshot: Rc<Snapshot>, started: Instant) -> Self {
+        client.shard.request_began();
+        Self {
+            client: Rc::clone(client),
+            snapshot,
+            started,
+            progress: None,
+            worker: None,
+            version: None,
+            overridden: Override::Absent,
+            http2: false,
+            status: StatusCode::OK,
+            error: None,
+            is_asset: false,
+            response_bytes: 0,
+            outcome: Outcome::Canceled,
+            line: None,
+        }
+    }
+
+    /// Notes the status that the client is sent, and whether a page's script, style, image or font is missing.
+    pub(super) fn answered(&mut self, status: StatusCode) {
+        self.status = status;
+        if self.is_asset
+            && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+            && let Some(version) = self.version()
+        {
+            version.series.asset_miss(false);
+        }
+    }
+
+    /// For how long a body of this worker may stand still.
+    pub(super) fn idle_limit(&self) -> Duration {
+        self.worker().map_or(Timeouts::default().idle, |worker| worker.timeouts().idle)
+    }
+
+    /// Tells the operator why an upstream failed. At most one line a second for each shard: a version that is down fails
+    /// every request in the same way.
+    pub(super) fn warn(&self, failure: &Failure) {
+        if !self.client.shard.may_warn() {
+            return;
+        }
+        let worker = self.worker().map_or("", WorkerState::name);
+        let version = self.version().map_or("", VersionState::id);
+        let source = failure.source.as_deref().map(|source| source as &dyn std::error::Error);
+        tracing::warn!(
+            worker,
+            version,
+            kind = failure.kind.as_str(),
+            error = source,
+            "{}",
+            failure.kind.message()
+        );
+    }
+
+    /// The response has ended as it should.
+    pub(super) fn whole(&mut self) {
+        self.outcome = match self.error {
+            Some(kind) if kind.is_upstream() => Outcome::Exception,
+            _ => Outcome::Ok,
+        };
+    }
+
+    /// The upstream's body failed.
+    pub(super) fn upstream_failed(&mut self) {
+        self.outcome = Outcome::Exception;
+    }
+
+    fn worker(&self) -> Option<&WorkerState> {
+        self.worker.and_then(|index| self.snapshot.workers.get(index))
+    }
+
+    fn version(&self) -> Option<&VersionState> {
+        let (index, _) = self.version?;
+        self.worker()?.versions.get(index)
+    }
+
+    fn log(&self, line: &Line, duration: Duration) {
+        let shard = &self.client.shard;
+        let sink = shard.sink();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let arrived = now.saturating_sub(duration);
+        let version = self.version().map(|version| VersionRef {
+            id: version.id(),
+            message: version.metadata.message.as_deref(),
+            tag: version.metadata.tag.as_ref().map(|tag| tag.as_str()),
+        });
+        let record = Record {
+            timestamp_ms: u64::try_from(arrived.as_millis()).unwrap_or(u64::MAX),
+            outcome: self.outcome,
+            worker: self.worker().map(WorkerState::name),
+            version,
+            scheme: if line.https { "https" } else { "http" },
+            authority: line.authority.as_ref().map_or(&b""[..], |authority| authority.as_bytes()),
+            target: line.target.path_and_query().map_or("", |target| target.as_str()),
+            method: line.method.as_str(),
+            status: self.status.as_u16(),
+            ray: shard.draw(),
+            wall_time: duration,
+            reason: self.version.map(|(_, reason)| reason.as_str()),
+            overridden: match self.overridden {
+                Override::Absent => None,
+                Override::Version(_) => Some("applied"),
+                Override::Ignored(problem) => Some(problem.as_str()),
+            },
+            upstream: line.upstream.as_deref(),
+            error: self.error.map(Kind::as_str),
+            client: self.client.address.map(|address| address.ip()),
+            request_bytes: self.progress.as_ref().map_or(0, |progress| progress.bytes.get()),
+            response_bytes: self.response_bytes,
+        };
+        if sink.write(&record) {
+            shard.flush_soon();
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        let reason = self.version.map(|(_, reason)| reason);
+        let series = match (self.version(), self.worker()) {
+            (Some(version), _) => &version.series,
+            (None, Some(worker)) => &worker.unversioned,
+            (None, None) => &self.snapshot.unrouted,
+        };
+        series.request(reason, self.status.as_u16(), duration);
+        if let Some(line) = &self.line {
+            self.log(line, duration);
+        }
+        self.client.shard.request_ended();
+    }
+}

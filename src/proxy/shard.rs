@@ -1,0 +1,401 @@
+//! A shard: one thread with a runtime of its own, its own accept sockets and its own upstream connections. Shards share
+//! nothing that changes; the control thread talks to them by messages.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::Services;
+use super::connection::{self, ListenerSlot};
+use super::snapshot::{Blueprint, Snapshot};
+use super::socket::Listening;
+use super::stream::Socket;
+use super::upstream::{Endpoint, EndpointKey};
+use crate::export::access::Sink;
+
+/// Runs futures on the shard's own thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// What the control thread tells a shard.
+pub(super) enum Command {
+    /// Serve this from now on.
+    Commit { blueprint: Arc<Blueprint>, sockets: Vec<Accept>, done: oneshot::Sender<()> },
+    /// Stop accepting, end connections as soon as they have answered, and say when all have.
+    Drain { done: oneshot::Sender<()> },
+}
+
+/// Where a listener of a blueprint accepts.
+pub(super) struct Accept {
+    /// Tells the same listener apart over generations.
+    pub(super) id: u64,
+    /// Its place in the blueprint.
+    pub(super) index: usize,
+    /// A socket where the listener is new to the shard.
+    pub(super) socket: Option<Listening>,
+}
+
+/// What a shard has under way: written by it alone, read by the control thread.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    pub(super) connections: AtomicU64,
+    pub(super) requests: AtomicU64,
+}
+
+/// A shard's state, as everything on its thread sees it.
+pub(super) struct Shard {
+    index: usize,
+    services: Services,
+    sink: Sink,
+    random: RefCell<fastrand::Rng>,
+    snapshot: RefCell<Rc<Snapshot>>,
+    /// Every endpoint in use, so that a reload keeps the connections of those that it does not change.
+    endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
+    accepting: RefCell<HashMap<u64, Accepting>>,
+    gauge: Arc<Gauge>,
+    drain: Drain,
+    warned: Cell<Option<Instant>>,
+}
+
+#[derive(Default)]
+struct Drain {
+    begun: Cell<bool>,
+    begin: Notify,
+    /// Told whenever a connection or request ends.
+    ended: Notify,
+}
+
+/// An accept loop. Dropping `stop` ends it.
+struct Accepting {
+    slot: Rc<ListenerSlot>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// How often idle upstream connections are looked through.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How long log lines may wait for more.
+const LOG_DELAY: Duration = Duration::from_millis(100);
+/// How long accepting pauses when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Runs a shard until its control thread is gone. The first command is a commit: before it there is nothing to serve.
+pub(super) async fn run(
+    index: usize,
+    services: Services,
+    gauge: Arc<Gauge>,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+) {
+    let mut shard: Option<Rc<Shard>> = None;
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Commit { blueprint, sockets, done } => {
+                let shard = shard.get_or_insert_with(|| Shard::new(index, &services, &gauge, &blueprint));
+                shard.commit(&blueprint, sockets).await;
+                let _ = done.send(());
+            }
+            Command::Drain { done } => {
+                if let Some(shard) = &shard {
+                    tokio::task::spawn_local(drain(Rc::clone(shard), done));
+                }
+            }
+        }
+    }
+}
+
+async fn drain(shard: Rc<Shard>, done: oneshot::Sender<()>) {
+    let all: Vec<_> = shard.accepting.borrow_mut().drain().map(|(_, accepting)| accepting).collect();
+    for accepting in all {
+        accepting.end().await;
+    }
+    shard.drain.begun.set(true);
+    shard.drain.begin.notify_waiters();
+    while shard.is_busy() {
+        shard.drain.ended.notified().await;
+    }
+    shard.sink.flush();
+    let _ = done.send(());
+}
+
+impl Shard {
+    fn new(index: usize, services: &Services, gauge: &Arc<Gauge>, blueprint: &Arc<Blueprint>) -> Rc<Self> {
+        let shard = Rc::new(Self {
+            index,
+            services: services.clone(),
+            sink: services.log.sink(),
+            random: RefCell::new(fastrand::Rng::new()),
+            snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
+            endpoints: RefCell::default(),
+            accepting: RefCell::default(),
+            gauge: Arc::clone(gauge),
+            drain: Drain::default(),
+            warned: Cell::new(None),
+        });
+        tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
+        shard
+    }
+
+    /// Swaps to a blueprint. Requests that are under way keep the snapshot that they began with.
+    async fn commit(self: &Rc<Self>, blueprint: &Arc<Blueprint>, sockets: Vec<Accept>) {
+        let snapshot = Rc::new(Snapshot::build(blueprint, self));
+        *self.snapshot.borrow_mut() = snapshot;
+        let mut before = std::mem::take(&mut *self.accepting.borrow_mut());
+        let mut now = HashMap::new();
+        for Accept { id, index, socket } in sockets {
+            if let Some(accepting) = before.remove(&id) {
+                accepting.slot.replace(blueprint, index);
+                now.insert(id, accepting);
+            } else if let Some(socket) = socket {
+                now.extend(self.accept(blueprint, index, socket).map(|accepting| (id, accepting)));
+            }
+        }
+        *self.accepting.borrow_mut() = now;
+        for accepting in before.into_values() {
+            accepting.end().await;
+        }
+        self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.strong_count() > 0);
+    }
+
+    fn accept(
+        self: &Rc<Self>,
+        blueprint: &Arc<Blueprint>,
+        index: usize,
+        socket: Listening,
+    ) -> Option<Accepting> {
+        let slot = ListenerSlot::new(blueprint, index);
+        let listener = match Listener::new(socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "a bound socket cannot be listened on");
+                return None;
+            }
+        };
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&slot), listener, stopped));
+        Some(Accepting { slot, stop, task })
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn services(&self) -> &Services {
+        &self.services
+    }
+
+    pub(super) fn sink(&self) -> &Sink {
+        &self.sink
+    }
+
+    /// The snapshot that a request which begins now is served by.
+    pub(super) fn snapshot(&self) -> Rc<Snapshot> {
+        Rc::clone(&self.snapshot.borrow())
+    }
+
+    /// A random number.
+    pub(super) fn draw(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
+    }
+
+    /// The endpoint of a key: the one that there is, or a new one.
+    pub(super) fn endpoint(
+        &self,
+        key: EndpointKey,
+        make: impl FnOnce(EndpointKey) -> Endpoint,
+    ) -> Rc<Endpoint> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        if let Some(endpoint) = endpoints.get(&key).and_then(Weak::upgrade) {
+            return endpoint;
+        }
+        let endpoint = Rc::new(make(key.clone()));
+        endpoints.insert(key, Rc::downgrade(&endpoint));
+        endpoint
+    }
+
+    /// Counts a connection for as long as the guard lives.
+    pub(super) fn connection_opened(self: &Rc<Self>) -> ConnectionGuard {
+        add(&self.gauge.connections, 1);
+        ConnectionGuard(Rc::clone(self))
+    }
+
+    pub(super) fn request_began(&self) {
+        add(&self.gauge.requests, 1);
+    }
+
+    pub(super) fn request_ended(&self) {
+        subtract(&self.gauge.requests);
+        self.ended();
+    }
+
+    fn ended(&self) {
+        if self.drain.begun.get() {
+            self.drain.ended.notify_one();
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        let gauge = &self.gauge;
+        gauge.connections.load(Ordering::Relaxed) > 0 || gauge.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// Resolves when connections should end as soon as they can.
+    pub(super) async fn draining(&self) {
+        let begin = self.drain.begin.notified();
+        if !self.drain.begun.get() {
+            begin.await;
+        }
+    }
+
+    /// Hands log lines over in a while, unless more come first.
+    pub(super) fn flush_soon(self: &Rc<Self>) {
+        let shard = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(LOG_DELAY).await;
+            shard.sink.flush();
+        });
+    }
+
+    /// Whether a warning about upstreams may be written: at most one a second.
+    pub(super) fn may_warn(&self) -> bool {
+        let now = Instant::now();
+        let due = self.warned.get().is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
+        if due {
+            self.warned.set(Some(now));
+        }
+        due
+    }
+}
+
+/// The only writer of these numbers is the shard itself, so that no locked instruction is needed.
+fn add(number: &AtomicU64, count: u64) {
+    number.store(number.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
+}
+
+fn subtract(number: &AtomicU64) {
+    number.store(number.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+}
+
+/// A connection that is counted.
+pub(super) struct ConnectionGuard(Rc<Shard>);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        subtract(&self.0.gauge.connections);
+        self.0.ended();
+    }
+}
+
+async fn keep_house(shard: Weak<Shard>) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let Some(shard) = shard.upgrade() else { return };
+        let now = Instant::now();
+        let endpoints: Vec<_> = shard.endpoints.borrow().values().filter_map(Weak::upgrade).collect();
+        for endpoint in endpoints {
+            endpoint.close_idle(now);
+        }
+    }
+}
+
+impl Accepting {
+    /// Stops accepting; returns when nothing is queued and the socket is closed.
+    async fn end(self) {
+        drop(self.stop);
+        let _ = self.task.await;
+    }
+}
+
+/// A listening socket within the shard's runtime.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+type Accepted = io::Result<(Socket, Option<std::net::SocketAddr>)>;
+
+impl Listener {
+    fn new(socket: Listening) -> io::Result<Self> {
+        Ok(match socket {
+            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
+        })
+    }
+
+    async fn accept(&self) -> Accepted {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(socket, peer)| tcp(socket, peer)),
+            Self::Unix(listener) => listener.accept().await.map(|(socket, _)| (Socket::Unix(socket), None)),
+        }
+    }
+
+    /// Everything that the kernel has queued, asked of the kernel itself: the runtime may not know of it yet.
+    fn rest(self) -> Vec<(Socket, Option<std::net::SocketAddr>)> {
+        let accept: Box<dyn Fn() -> Accepted> = match self {
+            Self::Tcp(listener) => match listener.into_std() {
+                Ok(listener) => Box::new(move || {
+                    let (socket, peer) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok(tcp(tokio::net::TcpStream::from_std(socket)?, peer))
+                }),
+                Err(_) => return Vec::new(),
+            },
+            Self::Unix(listener) => match listener.into_std() {
+                Ok(listener) => Box::new(move || {
+                    let (socket, _) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok((Socket::Unix(tokio::net::UnixStream::from_std(socket)?), None))
+                }),
+                Err(_) => return Vec::new(),
+            },
+        };
+        std::iter::from_fn(|| accept().ok()).collect()
+    }
+}
+
+fn tcp(socket: tokio::net::TcpStream, peer: std::net::SocketAddr) -> (Socket, Option<std::net::SocketAddr>) {
+    // Small answers must not wait for acknowledgements of earlier ones. Where it fails the connection is broken anyway.
+    let _ = socket.set_nodelay(true);
+    (Socket::Tcp(socket), Some(peer))
+}
+
+async fn accept(
+    shard: Rc<Shard>,
+    slot: Rc<ListenerSlot>,
+    listener: Listener,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let spawn = |(socket, peer)| {
+        tokio::task::spawn_local(connection::serve(Rc::clone(&shard), Rc::clone(&slot), socket, peer));
+    };
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(connection) => spawn(connection),
+                Err(error) => {
+                    if shard.may_warn() {
+                        tracing::warn!(%error, "a connection cannot be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            _ = &mut stopped => break,
+        }
+    }
+    listener.rest().into_iter().for_each(spawn);
+}

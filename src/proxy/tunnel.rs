@@ -1,0 +1,256 @@
+//! Tunnels: what a connection or stream becomes after `Upgrade` (RFC 9110 section 7.8) or extended CONNECT (RFC 8441).
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::body::{RequestBody, ResponseBody};
+use super::failure::Kind;
+use super::handler;
+use super::head;
+use super::record::Meter;
+use super::upstream::Lease;
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// What a client asks for, and the end of the tunnel that it will hold.
+pub(super) struct Upgrade {
+    client: Client,
+    /// The protocols that the client would switch to.
+    wanted: HeaderValue,
+    /// The key that the upstream must prove to have seen (RFC 6455 section 4.1): the client's, or a fresh one.
+    key: Option<HeaderValue>,
+    on_upgrade: OnUpgrade,
+}
+
+/// How the client asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Client {
+    Http1,
+    Http2,
+}
+
+impl Upgrade {
+    /// What an HTTP/1.1 request asks its connection to become, if anything.
+    pub(super) fn asked(parts: &mut Parts) -> Option<Self> {
+        let wanted = head::upgrade_of(&parts.headers)?;
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>()?;
+        let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
+        Some(Self { client: Client::Http1, wanted, key, on_upgrade })
+    }
+
+    /// A WebSocket over HTTP/2. There is no key in it; an HTTP/1.1 upstream gets a fresh one.
+    pub(super) fn extended_connect(parts: &mut Parts) -> Option<Self> {
+        let on_upgrade = parts.extensions.remove::<OnUpgrade>()?;
+        let key = HeaderValue::from_str(&STANDARD.encode(fastrand::u128(..).to_ne_bytes())).ok();
+        Some(Self { client: Client::Http2, wanted: WEBSOCKET, key, on_upgrade })
+    }
+
+    /// Whether the client asks for a WebSocket, the one protocol that HTTP/2 can carry.
+    pub(super) fn is_websocket(&self) -> bool {
+        self.wanted.as_bytes().eq_ignore_ascii_case(b"websocket")
+    }
+
+    /// Gives a request the form in which the upstream's protocol asks for a tunnel.
+    pub(super) fn dress(&self, request: &mut Request<RequestBody>, http2: bool) {
+        if http2 {
+            *request.method_mut() = Method::CONNECT;
+            request.extensions_mut().insert(Protocol::from_static("websocket"));
+            let headers = request.headers_mut();
+            for name in [header::SEC_WEBSOCKET_KEY, header::CONNECTION, header::UPGRADE] {
+                headers.remove(name);
+            }
+            return;
+        }
+        if self.client == Client::Http2 {
+            *request.method_mut() = Method::GET;
+            request.extensions_mut().remove::<Protocol>();
+        }
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, self.wanted.clone());
+        if let Some(key) = self.key.as_ref().filter(|_| self.client == Client::Http2) {
+            headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+            headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
+        }
+    }
+
+    /// Whether a response's head agrees to what was asked.
+    fn accepted(&self, response: &Response<Incoming>, http2: bool) -> Result<bool, Kind> {
+        let headers = response.headers();
+        if http2 {
+            return Ok(response.status().is_success());
+        }
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(false);
+        }
+        let asked = |token: &[u8]| head::tokens(&self.wanted).any(|wanted| same_protocol(wanted, token));
+        let mut granted = headers.get_all(header::UPGRADE).iter().flat_map(head::tokens).peekable();
+        let ours = granted.peek().is_some() && granted.all(asked);
+        let proven = self.client == Client::Http1 || self.proof().as_ref() == headers.get(ACCEPT);
+        if ours && proven { Ok(true) } else { Err(Kind::UnaskedUpgrade) }
+    }
+
+    /// What shows that a key was seen: RFC 6455 section 4.2.2.
+    fn proof(&self) -> Option<HeaderValue> {
+        let key = self.key.as_ref()?;
+        let seen = [key.as_bytes(), b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"].concat();
+        let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &seen);
+        HeaderValue::from_str(&STANDARD.encode(hash)).ok()
+    }
+}
+
+const ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
+
+/// `HTTP/2.0` and `http/2.0` are one protocol; so are `websocket` and `WebSocket`.
+fn same_protocol(a: &[u8], b: &[u8]) -> bool {
+    a.eq_ignore_ascii_case(b)
+}
+
+/// The client's response to a request for a tunnel; where the upstream agrees, the tunnel goes on by itself.
+pub(super) fn answer(
+    upgrade: Upgrade,
+    response: Response<Incoming>,
+    lease: Lease,
+    meter: Meter,
+) -> Response<ResponseBody> {
+    match upgrade.accepted(&response, lease.is_http2()) {
+        Ok(true) => open(upgrade, response, lease, meter),
+        // Not agreed: an ordinary answer, such as 401 or 426.
+        Ok(false) => handler::answer(response, lease, meter),
+        Err(kind) => handler::refuse(&kind.into(), meter),
+    }
+}
+
+fn open(
+    upgrade: Upgrade,
+    mut response: Response<Incoming>,
+    lease: Lease,
+    mut meter: Meter,
+) -> Response<ResponseBody> {
+    let upstream = hyper::upgrade::on(&mut response);
+    let (mut head, _) = response.into_parts();
+    let granted = head.headers.get(header::UPGRADE).cloned();
+    head::prepare_response(&mut head.headers);
+    handler::expose(&mut head.headers, &meter);
+    dress_response(&upgrade, &mut head.headers, granted, lease.is_http2());
+    let status = match upgrade.client {
+        Client::Http1 => StatusCode::SWITCHING_PROTOCOLS,
+        Client::Http2 => StatusCode::OK,
+    };
+    meter.answered(status);
+    tokio::task::spawn_local(carry(upgrade.on_upgrade, upstream, lease, meter));
+    let mut answer = Response::new(ResponseBody::own(Bytes::new(), None));
+    *answer.status_mut() = status;
+    *answer.headers_mut() = head.headers;
+    answer
+}
+
+fn dress_response(
+    upgrade: &Upgrade,
+    headers: &mut HeaderMap,
+    granted: Option<HeaderValue>,
+    upstream_http2: bool,
+) {
+    match upgrade.client {
+        Client::Http1 => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, granted.unwrap_or(WEBSOCKET));
+            if let Some(proof) = upgrade.proof().filter(|_| upstream_http2) {
+                headers.insert(ACCEPT, proof);
+            }
+        }
+        Client::Http2 => {
+            headers.remove(ACCEPT);
+        }
+    }
+}
+
+/// Carries bytes both ways until both sides have ended, one fails, or nothing has moved for the worker's idle limit.
+async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: Meter) {
+    let (client, upstream) = match tokio::try_join!(client, upstream) {
+        Ok(ends) => ends,
+        Err(error) => {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel did not open");
+            return;
+        }
+    };
+    let moved = Rc::new(Moved { last: Cell::new(Instant::now()), sent: Cell::new(0) });
+    let mut client = Watched { inner: TokioIo::new(client), moved: Rc::clone(&moved) };
+    let mut upstream = TokioIo::new(upstream);
+    let copied = tokio::select! {
+        copied = tokio::io::copy_bidirectional(&mut client, &mut upstream) => copied,
+        () = stands_still(&moved, meter.idle_limit()) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    meter.response_bytes = moved.sent.get();
+    match copied {
+        Ok(_) => meter.whole(),
+        Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel was cut"),
+    }
+    drop(lease);
+}
+
+async fn stands_still(moved: &Moved, limit: Duration) {
+    loop {
+        let due = moved.last.get() + limit;
+        if due <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+/// When bytes last moved through a tunnel, and how many went to the client.
+struct Moved {
+    last: Cell<Instant>,
+    sent: Cell<u64>,
+}
+
+/// The client's end of a tunnel. Every byte either comes from it or goes to it, so that watching one end is enough.
+struct Watched<T> {
+    inner: T,
+    moved: Rc<Moved>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        this.moved.last.set(Instant::now());
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = ready!(Pin::new(&mut this.inner).poll_write(cx, buf))?;
+        this.moved.last.set(Instant::now());
+        this.moved.sent.set(this.moved.sent.get() + written as u64);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,438 @@
+//! Upstream connections: kept open, reused, and given to one request at a time (HTTP/1.1) or many (HTTP/2).
+//!
+//! Everything here belongs to one shard. A connection is driven by a task of its own; who sends on it holds a [`Lease`],
+//! and gives it back when the response's body has ended well. A lease that is dropped closes an HTTP/1.1 connection, so
+//! nothing of one response can ever be taken for the next.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::Either;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::{Notify, Semaphore};
+use tokio_rustls::TlsConnector;
+
+use super::body::RequestBody;
+use super::failure::{Failure, Kind};
+use super::shard::LocalExecutor;
+use super::stream::{Peeked, Socket, Stream};
+use super::tls::UpstreamConnector;
+use crate::config::Scheme;
+
+/// One place where requests of a version can go, as one shard knows it.
+pub(super) struct Endpoint {
+    pub(super) key: EndpointKey,
+    /// As logs name it.
+    pub(super) label: Rc<str>,
+    /// The `Host` of this upstream's own.
+    host: Option<HeaderValue>,
+    tls: Option<(UpstreamConnector, ServerName<'static>)>,
+    /// Requests and tunnels that are under way or wait for a connection: what balancing compares.
+    in_flight: Cell<u32>,
+    /// HTTP/1.1 connections without a request, the longest idle first.
+    idle: RefCell<VecDeque<Idle>>,
+    /// HTTP/2 connections.
+    multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
+    /// Held while an HTTP/2 connection (or one that may turn out to be) is made: the others wait and share it.
+    dialing: Semaphore,
+    /// Whether ALPN chose HTTP/2 the last time.
+    chose_http2: Cell<Option<bool>>,
+}
+
+/// What tells endpoints apart: two upstreams of one key share connections, also across reloads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct EndpointKey {
+    pub(super) target: Target,
+    pub(super) scheme: Scheme,
+    /// The upstream's own host and port: names of one address are endpoints of their own.
+    pub(super) authority: String,
+    /// The identity of the TLS settings and the name that is verified.
+    pub(super) tls: Option<(u64, String)>,
+}
+
+/// A resolved place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Target {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+}
+
+struct Multiplexed {
+    sender: http2::SendRequest<RequestBody>,
+    streams: Cell<usize>,
+    allowance: Rc<Allowance>,
+}
+
+/// What an upstream allows on an HTTP/2 connection: known by the connection's task, needed by its users.
+struct Allowance {
+    streams: Cell<usize>,
+    extended_connect: Cell<bool>,
+    /// Told when extended CONNECT turns out to be allowed.
+    changed: Notify,
+}
+
+/// The most idle connections kept to one endpoint, per shard.
+const MAX_IDLE: usize = 1024;
+/// For how long an idle connection is kept.
+const IDLE_KEPT: Duration = Duration::from_secs(60);
+/// The most streams on one HTTP/2 connection, where the upstream allows as many.
+const MAX_STREAMS: usize = 100;
+/// HTTP/2 flow control towards upstreams: what a client that does not read may make an upstream send ahead.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// What a request needs of its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Any connection.
+    Request,
+    /// One that can become a tunnel.
+    Tunnel,
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        key: EndpointKey,
+        label: &str,
+        host: Option<HeaderValue>,
+        tls: Option<(UpstreamConnector, ServerName<'static>)>,
+    ) -> Self {
+        Self {
+            key,
+            label: label.into(),
+            host,
+            tls,
+            in_flight: Cell::new(0),
+            idle: RefCell::default(),
+            multiplexed: RefCell::default(),
+            dialing: Semaphore::new(1),
+            chose_http2: Cell::new(None),
+        }
+    }
+
+    /// Requests under way.
+    pub(super) fn load(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// A connection to send one request on, kept or made within `patience`. `fresh`: not one that was idle.
+    pub(super) async fn lease(
+        self: &Rc<Self>,
+        need: Need,
+        fresh: bool,
+        patience: Duration,
+    ) -> Result<Lease, Failure> {
+        let place = Place::take(self);
+        if !fresh && let Some(sender) = self.take_idle() {
+            return Ok(Lease { place, connection: Connection::Single(sender), reused: true });
+        }
+        let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
+        let connection = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
+        Ok(Lease { place, connection, reused: false })
+    }
+
+    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(connection) = idle.pop_back() {
+            // A connection that is neither ready nor closed still sends the last request's body: it is given up.
+            if connection.sender.is_ready() {
+                return Some(connection.sender);
+            }
+        }
+        None
+    }
+
+    async fn connect(&self, need: Need) -> Result<Connection, Failure> {
+        let multiplexed = match (self.key.scheme, need) {
+            (Scheme::Http, _) | (Scheme::Https, Need::Tunnel) => false,
+            (Scheme::H2c, _) => true,
+            (Scheme::Https, Need::Request) => self.chose_http2.get().unwrap_or(true),
+        };
+        if !multiplexed {
+            return self.dial(need).await;
+        }
+        if let Some(shared) = self.share() {
+            return Ok(shared);
+        }
+        let permit = self.dialing.acquire().await;
+        let _permit = permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))?;
+        // Whoever dialed before may have made one that has room, or found that the upstream speaks HTTP/1.1.
+        match self.share() {
+            Some(shared) => Ok(shared),
+            None => self.dial(need).await,
+        }
+    }
+
+    /// A place on an HTTP/2 connection that has one.
+    fn share(&self) -> Option<Connection> {
+        let mut connections = self.multiplexed.borrow_mut();
+        connections.retain(|connection| !connection.sender.is_closed());
+        let free = |connection: &&Rc<Multiplexed>| {
+            let most = connection.allowance.streams.get().min(MAX_STREAMS);
+            connection.streams.get() < most && connection.sender.is_ready()
+        };
+        connections.iter().find(free).map(|connection| Connection::shared(connection))
+    }
+
+    async fn dial(&self, need: Need) -> Result<Connection, Failure> {
+        let failed = |error| Failure::because(Kind::ConnectFailed, error);
+        let socket = match &self.key.target {
+            Target::Tcp(address) => {
+                let socket = TcpStream::connect(address).await.map_err(failed)?;
+                socket.set_nodelay(true).map_err(failed)?;
+                Socket::Tcp(socket)
+            }
+            Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
+        };
+        let plain = Peeked::new(socket);
+        let Some((connector, name)) = &self.tls else {
+            let http2 = self.key.scheme == Scheme::H2c;
+            return self.speak(Stream::Plain(plain), http2).await;
+        };
+        let config = if need == Need::Tunnel { &connector.http1 } else { &connector.any };
+        let stream = TlsConnector::from(config.clone()).connect(name.clone(), plain).await;
+        let stream = stream.map_err(|error| Failure::because(Kind::TlsFailed, error))?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        if need == Need::Request {
+            self.chose_http2.set(Some(http2));
+        }
+        self.speak(Stream::ClientTls(Box::new(stream)), http2).await
+    }
+
+    async fn speak(&self, stream: Stream, http2: bool) -> Result<Connection, Failure> {
+        let failed = |error| Failure::because(Kind::ConnectFailed, error);
+        let io = TokioIo::new(stream);
+        if http2 {
+            let (sender, connection) = http2::Builder::new(LocalExecutor)
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
+                .handshake(io)
+                .await
+                .map_err(failed)?;
+            let allowance = Rc::new(Allowance {
+                streams: Cell::new(MAX_STREAMS),
+                extended_connect: Cell::new(false),
+                changed: Notify::new(),
+            });
+            let (mut connection, told) = (Box::pin(connection), Rc::clone(&allowance));
+            let driven = std::future::poll_fn(move |context| {
+                let polled = connection.as_mut().poll(context);
+                told.tell(
+                    connection.current_max_send_streams(),
+                    connection.is_extended_connect_protocol_enabled(),
+                );
+                polled
+            });
+            tokio::task::spawn_local(drive(driven, Rc::clone(&self.label)));
+            let connection = Rc::new(Multiplexed { sender, streams: Cell::new(0), allowance });
+            self.multiplexed.borrow_mut().push(Rc::clone(&connection));
+            return Ok(Connection::shared(&connection));
+        }
+        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(failed)?;
+        tokio::task::spawn_local(drive(connection.with_upgrades(), Rc::clone(&self.label)));
+        Ok(Connection::Single(sender))
+    }
+
+    /// Closes connections that nobody has used for long, or that the upstream has closed.
+    pub(super) fn close_idle(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|connection| {
+            !connection.sender.is_closed() && now.duration_since(connection.since) < IDLE_KEPT
+        });
+        self.multiplexed.borrow_mut().retain(|connection| !connection.sender.is_closed());
+    }
+}
+
+impl Allowance {
+    fn tell(&self, streams: usize, extended_connect: bool) {
+        self.streams.set(streams);
+        if extended_connect && !self.extended_connect.replace(true) {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+async fn drive(connection: impl Future<Output = hyper::Result<()>>, label: Rc<str>) {
+    if let Err(error) = connection.await {
+        // Whoever has a request on the connection is told; an idle one that ends is nobody's problem.
+        tracing::debug!(
+            upstream = &*label,
+            error = &error as &dyn std::error::Error,
+            "an upstream connection ended"
+        );
+    }
+}
+
+/// The right to send one request to an endpoint, on a connection of it.
+pub(super) struct Lease {
+    place: Place,
+    connection: Connection,
+    /// Whether the connection had been idle, and so may be closed by now.
+    pub(super) reused: bool,
+}
+
+/// One request's part of an endpoint's load.
+struct Place(Rc<Endpoint>);
+
+impl Place {
+    fn take(endpoint: &Rc<Endpoint>) -> Self {
+        endpoint.in_flight.set(endpoint.in_flight.get() + 1);
+        Self(Rc::clone(endpoint))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+    }
+}
+
+enum Connection {
+    Single(http1::SendRequest<RequestBody>),
+    Shared(OneStream),
+}
+
+/// A stream's place on an HTTP/2 connection.
+struct OneStream {
+    sender: http2::SendRequest<RequestBody>,
+    connection: Rc<Multiplexed>,
+}
+
+impl Connection {
+    fn shared(connection: &Rc<Multiplexed>) -> Self {
+        connection.streams.set(connection.streams.get() + 1);
+        Self::Shared(OneStream { sender: connection.sender.clone(), connection: Rc::clone(connection) })
+    }
+}
+
+impl Drop for OneStream {
+    fn drop(&mut self) {
+        self.connection.streams.set(self.connection.streams.get().saturating_sub(1));
+    }
+}
+
+impl Lease {
+    /// Whether HTTP/2 is spoken on it.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self.connection, Connection::Shared(_))
+    }
+
+    /// Whether the connection is encrypted.
+    pub(super) fn is_tls(&self) -> bool {
+        self.place.0.tls.is_some()
+    }
+
+    /// Whether extended CONNECT (RFC 8441) can be sent. The upstream says so in its first frame, which may still be on
+    /// its way when the connection is new.
+    pub(super) async fn allows_extended_connect(&self) -> bool {
+        let Connection::Shared(stream) = &self.connection else { return false };
+        let allowance = &stream.connection.allowance;
+        let changed = allowance.changed.notified();
+        allowance.extended_connect.get() || tokio::time::timeout(SETTINGS, changed).await.is_ok()
+    }
+
+    /// The `Host` of the upstream's own.
+    pub(super) fn host(&self) -> Option<&HeaderValue> {
+        self.place.0.host.as_ref()
+    }
+
+    /// Sends a request; the future waits for the response's head. The error has the request back where nothing of it was
+    /// sent.
+    pub(super) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+        match &mut self.connection {
+            Connection::Single(sender) => Either::Left(sender.try_send_request(request)),
+            Connection::Shared(stream) => Either::Right(stream.sender.try_send_request(request)),
+        }
+    }
+
+    /// Keeps the connection for another request.
+    pub(super) fn give_back(self) {
+        if let Connection::Single(sender) = self.connection
+            && !sender.is_closed()
+        {
+            let mut idle = self.place.0.idle.borrow_mut();
+            if idle.len() < MAX_IDLE {
+                idle.push_back(Idle { sender, since: Instant::now() });
+            }
+        }
+    }
+}
+
+/// How long a new HTTP/2 connection is given to say whether it allows extended CONNECT.
+const SETTINGS: Duration = Duration::from_secs(1);
+
+/// The less loaded of two random endpoints; `draw` decides which two.
+pub(super) fn choose(endpoints: &[Rc<Endpoint>], draw: u64) -> Option<Rc<Endpoint>> {
+    let count = endpoints.len() as u64;
+    let (first, second) = match count {
+        0 => return None,
+        1 => (0, 0),
+        _ => {
+            let first = (draw & u64::from(u32::MAX)) % count;
+            (first, (first + 1 + (draw >> 32) % (count - 1)) % count)
+        }
+    };
+    let at = |index: u64| usize::try_from(index).ok().and_then(|index| endpoints.get(index));
+    let (first, second) = (at(first)?, at(second)?);
+    Some(Rc::clone(if second.load() < first.load() { second } else { first }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(loads: &[u32]) -> Vec<Rc<Endpoint>> {
+        let endpoint = |&load: &u32| {
+            let target = Target::Unix(PathBuf::from("x"));
+            let key = EndpointKey { target, scheme: Scheme::Http, authority: String::new(), tls: None };
+            let endpoint = Endpoint::new(key, "x", None, None);
+            endpoint.in_flight.set(load);
+            Rc::new(endpoint)
+        };
+        loads.iter().map(endpoint).collect()
+    }
+
+    #[test]
+    fn of_two_random_endpoints_the_less_loaded_is_chosen() {
+        let two = endpoints(&[5, 3]);
+        for draw in 0..100 {
+            let chosen = choose(&two, fastrand::Rng::with_seed(draw).u64(..)).unwrap();
+            assert_eq!(chosen.load(), 3);
+        }
+    }
+
+    #[test]
+    fn the_most_loaded_of_all_is_never_chosen_and_all_others_are() {
+        let many = endpoints(&[0, 1, 2, 3, 9]);
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut seen = [0; 10];
+        for _ in 0..10_000 {
+            seen[choose(&many, rng.u64(..)).unwrap().load() as usize] += 1;
+        }
+        assert_eq!(seen[9], 0);
+        assert!(seen[..4].iter().all(|&count| count > 500), "{seen:?}");
+        assert!(seen[0] > seen[3]);
+    }
+
+    #[test]
+    fn without_endpoints_there_is_no_choice() {
+        assert!(choose(&[], 1).is_none());
+    }
+}

@@ -1,0 +1,3 @@
+//! What lies on disk: the configuration file.
+
+pub mod file;
