@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{Config, parse};
+use crate::control::admin::check_token;
 use crate::diag::{Report, counted};
 use crate::proxy::Shards;
 use crate::store::file;
@@ -52,13 +53,9 @@ pub fn load(path: &Path) -> Result<(Config, Report), Report> {
     let source = file::read(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let (config, report) = parse(&file::name(path), &source, folder)?;
-    match Shards::read_files(&config) {
-        Ok(()) => Ok((config, report)),
-        Err(more) => {
-            let report = report.with(more);
-            if report.has_errors() { Err(report) } else { Ok((config, report)) }
-        }
-    }
+    let named = Shards::read_files(&config).err().into_iter().flatten();
+    let report = report.with(named.chain(config.admin.token_file.as_ref().and_then(check_token)));
+    if report.has_errors() { Err(report) } else { Ok((config, report)) }
 }
 
 /// The one line about a good file.

@@ -12,7 +12,7 @@ mod token;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use token::{Token, read_token};
+pub use token::{Token, check_token, read_token};
 
 use crate::config::{self, Address};
 use crate::control::admin::access::Access;

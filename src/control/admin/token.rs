@@ -55,10 +55,29 @@ pub fn read_token(file: &Spanned<PathBuf>) -> Result<Token, Diagnostic> {
             .expected(format!("{SHORTEST} to {LONGEST} visible ASCII characters, and nothing else"))
             .help("for example: openssl rand -hex 32")
     })?;
-    if mode & 0o007 != 0 {
-        tracing::warn!("other users have access to the token file {path} (mode {:04o})", mode & 0o7777);
+    if let Some(exposed) = exposed(file, mode) {
+        tracing::warn!("{}", exposed.title);
     }
     Ok(token)
+}
+
+/// What is wrong with the file that `token_file` names, for whoever checks a configuration: the error of [`read_token`],
+/// or a warning where other users may read it.
+pub fn check_token(file: &Spanned<PathBuf>) -> Option<Diagnostic> {
+    match read_token(file) {
+        Err(error) => Some(error),
+        Ok(_) => exposed(file, std::fs::metadata(&file.value).ok()?.permissions().mode()),
+    }
+}
+
+fn exposed(file: &Spanned<PathBuf>, mode: u32) -> Option<Diagnostic> {
+    let title = format!(
+        "other users have access to the token file {} (mode {:04o})",
+        file.value.display(),
+        mode & 0o7777
+    );
+    (mode & 0o007 != 0)
+        .then(|| Diagnostic::warning(title, file.span.clone()).help("chmod 600 keeps it to its owner"))
 }
 
 /// The file's bytes, no more than needed to see that there are too many, and its mode.
@@ -75,6 +94,7 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diag::Severity;
 
     #[test]
     fn a_token_is_16_to_4096_visible_ascii_characters_after_trimming() {
@@ -103,6 +123,18 @@ mod tests {
         for path in [folder.path().join("missing"), folder.path().to_owned(), short] {
             let error = read_token(&Spanned { value: path, span: 3..7 }).unwrap_err();
             assert_eq!(error.span, 3..7);
+        }
+    }
+
+    #[test]
+    fn a_check_warns_of_a_token_file_that_others_may_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "0123456789abcdef").unwrap();
+        let file = Spanned { value: path.clone(), span: 3..7 };
+        for (mode, severity) in [(0o600, None), (0o640, None), (0o644, Some(Severity::Warning))] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(check_token(&file).map(|one| one.severity), severity, "{mode:o}");
         }
     }
 }
