@@ -77,7 +77,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let services =
         Services { registry: Arc::new(Registry::default()), log: AccessLog::open(&AccessTarget::Stdout)? };
     let log = services.log.clone();
-    let mut shards = Shards::start(NonZeroUsize::MIN, services)?;
+    let mut shards = Shards::start(NonZeroUsize::MIN, &services)?;
     let mut canary = 10;
     serve(&mut shards, &text(&upstreams, canary)).await?;
     for address in shards.addresses() {

@@ -151,7 +151,7 @@ async fn start(options: &Options, inbox: Inbox, loads: mpsc::Sender<LoadQuery>) 
     let threads = threads(&loaded.config);
     let services = Services { registry: Arc::clone(&registry), log: log.clone() };
     let shards =
-        Shards::start(threads, services).map_err(|error| failed("the shards cannot be started", error))?;
+        Shards::start(threads, &services).map_err(|error| failed("the shards cannot be started", error))?;
     let status = Arc::new(Status::new(Facts {
         name,
         file,

@@ -101,7 +101,7 @@ impl Shards {
     ///
     /// # Errors
     /// A thread or its runtime cannot be made.
-    pub fn start(threads: NonZeroUsize, services: Services) -> io::Result<Self> {
+    pub fn start(threads: NonZeroUsize, services: &Services) -> io::Result<Self> {
         let start = |index| Thread::start(index, services.clone());
         let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
         Ok(Self { threads, names: Names::default(), listeners: Vec::new(), next_id: 0 })

@@ -21,8 +21,10 @@ use super::upstream::Lease;
 /// A request's body on its way to an upstream, whatever codec reads it.
 pub(super) struct RequestBody {
     /// `None`: there is no body. Boxed so that upstream connections need not know where bodies come from.
-    inner: Option<(Pin<Box<dyn Body<Data = Bytes, Error = Source>>>, Rc<Progress>)>,
+    inner: Option<(AnyBody, Rc<Progress>)>,
 }
+
+type AnyBody = Pin<Box<dyn Body<Data = Bytes, Error = Source>>>;
 
 /// How far a request's body has come; shared with whoever waits for the response.
 #[derive(Debug)]

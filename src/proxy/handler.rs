@@ -89,7 +89,7 @@ impl Exchange {
         meter.is_asset = record::is_asset(parts.uri.path());
         let admitted = match admit(client, &mut meter, &mut parts, bodiless) {
             Ok(admitted) => admitted,
-            Err(Refusal::Answer(response)) => return Err(Box::new(local(response, meter))),
+            Err(Refusal::Answer(response)) => return Err(Box::new(local(*response, meter))),
             Err(Refusal::Failure(kind)) => return Err(Box::new(refuse(&kind.into(), meter))),
         };
         let body = if admitted.upgrade.is_some() || bodiless {
@@ -207,7 +207,7 @@ impl Exchange {
 /// Why a request gets no further.
 enum Refusal {
     /// The proxy answers it itself.
-    Answer(Response<Bytes>),
+    Answer(Box<Response<Bytes>>),
     Failure(Kind),
 }
 
@@ -278,7 +278,7 @@ fn answer_here(
     if listener.health_path.as_deref() == Some(parts.uri.path())
         && (parts.method == Method::GET || parts.method == Method::HEAD)
     {
-        return Err(Refusal::Answer(Response::new(Bytes::from_static(b"ok\n"))));
+        return Err(Refusal::Answer(Box::new(Response::new(Bytes::from_static(b"ok\n")))));
     }
     if !listener.redirect_https || https {
         return Ok(());
@@ -291,7 +291,7 @@ fn answer_here(
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(header::LOCATION, location);
-    Err(Refusal::Answer(response))
+    Err(Refusal::Answer(Box::new(response)))
 }
 
 /// Finds the worker, and notes it.

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use ppp::{HeaderResult, PartialResult, v1, v2};
+use ppp::{PartialResult, v1, v2};
 
 /// What the first bytes of a connection are.
 #[derive(Debug, PartialEq, Eq)]
@@ -15,34 +15,44 @@ pub(super) enum Parsed {
     Header { length: usize, client: Option<SocketAddr> },
 }
 
-/// The most bytes that a header may have: version 2 with 520 bytes of extensions. Version 1 has at most 107.
-pub(super) const MAX_HEADER: usize = 536;
+/// The most bytes of a version 1 header, its line end included; and of a version 2 header: 520 bytes of addresses and
+/// extensions are far more than any balancer sends.
+const MAX_V1: usize = 107;
+const MAX_V2: usize = 536;
 
-/// Reads a header from the first bytes of a connection.
+/// Reads a header from the first bytes of a connection. What can become no header any more is invalid at once.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
-    if bytes.is_empty() {
-        return Parsed::Partial;
+    let begins = |prefix: &[u8]| bytes.starts_with(prefix) || prefix.starts_with(bytes);
+    if begins(v2::PROTOCOL_PREFIX) {
+        parse_v2(bytes)
+    } else if begins(b"PROXY ") {
+        parse_v1(bytes)
+    } else {
+        Parsed::Invalid
     }
-    let start = |prefix: &[u8]| bytes.starts_with(prefix) || prefix.starts_with(bytes);
-    if !start(b"PROXY ") && !start(v2::PROTOCOL_PREFIX) {
-        return Parsed::Invalid;
+}
+
+fn parse_v1(bytes: &[u8]) -> Parsed {
+    let line = &bytes[..bytes.len().min(MAX_V1)];
+    let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
+        return if bytes.len() < MAX_V1 { Parsed::Partial } else { Parsed::Invalid };
+    };
+    match v1::Header::try_from(&line[..end + 2]) {
+        Ok(header) => Parsed::Header { length: end + 2, client: client_v1(&header.addresses) },
+        Err(_) => Parsed::Invalid,
     }
-    let header = HeaderResult::parse(bytes);
-    if header.is_incomplete() {
-        // A line that goes on for longer than any header, or a length beyond the bound, will never be one.
-        return if bytes.len() < MAX_HEADER { Parsed::Partial } else { Parsed::Invalid };
-    }
-    match header {
-        HeaderResult::V1(Ok(header)) => {
-            Parsed::Header { length: header.header.len(), client: client_v1(&header.addresses) }
-        }
-        HeaderResult::V2(Ok(header)) if header.len() <= MAX_HEADER => {
+}
+
+fn parse_v2(bytes: &[u8]) -> Parsed {
+    match v2::Header::try_from(bytes) {
+        Ok(header) if header.len() <= MAX_V2 => {
             let client = match header.command {
                 v2::Command::Local => None,
                 v2::Command::Proxy => client_v2(&header.addresses),
             };
             Parsed::Header { length: header.len(), client }
         }
+        Err(error) if error.is_incomplete() && bytes.len() < MAX_V2 => Parsed::Partial,
         _ => Parsed::Invalid,
     }
 }
@@ -100,7 +110,7 @@ mod tests {
         for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"PROXX", b"\r\n\r\nx", b"PROXY TCP4 nonsense\r\n"] {
             assert_eq!(parse(bytes), Parsed::Invalid, "{bytes:?}");
         }
-        assert_eq!(parse(&[b"PROXY TCP4 ".as_slice(), &[b'1'; MAX_HEADER]].concat()), Parsed::Invalid);
+        assert_eq!(parse(&[b"PROXY TCP4 ".as_slice(), &[b'1'; MAX_V1]].concat()), Parsed::Invalid);
     }
 
     proptest::proptest! {

@@ -185,7 +185,7 @@ impl Endpoint {
             let most = connection.allowance.streams.get().min(MAX_STREAMS);
             connection.streams.get() < most && connection.sender.is_ready()
         };
-        connections.iter().find(free).map(|connection| Connection::shared(connection))
+        connections.iter().find(free).map(Connection::shared)
     }
 
     async fn dial(&self, need: Need) -> Result<Connection, Failure> {
