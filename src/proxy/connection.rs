@@ -1,10 +1,10 @@
 //! One client connection: who it is, what it speaks, and its requests until it ends.
 
-use std::cell::RefCell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,8 @@ async fn greet(
     };
     let text = address.map(|address| address.ip().to_canonical().to_string());
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
-    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls });
+    let client =
+        Rc::new(Client { shard, listener: slot, address, address_text, tls, timer: Cell::new(None) });
     Ok(Greeted { client, stream, http2 })
 }
 
@@ -177,30 +178,44 @@ async fn more(stream: &mut Peeked) -> io::Result<()> {
 async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let shard = Rc::clone(&client.shard);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
-    let connection = http1_settings().serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection.with_upgrades());
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shard.draining() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended.map_err(io::Error::other)
+    let connection = http1_settings().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    until_drained(&shard, connection, |connection| connection.graceful_shutdown()).await
 }
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let shard = Rc::clone(&client.shard);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
-    let mut connection = pin!(http2_settings().serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shard.draining() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let connection = http2_settings().serve_connection(TokioIo::new(stream), service);
+    until_drained(&shard, connection, |connection| connection.graceful_shutdown()).await
+}
+
+/// Drives a connection to its end, and tells it once when the shard drains. The signal is looked for only where the
+/// connection has nothing to do: on the way of every request that would cost more than all routing.
+async fn until_drained<C>(shard: &Shard, connection: C, shut_down: impl Fn(Pin<&mut C>)) -> io::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    let mut drain = pin!(shard.drain_begins());
+    // From here on the signal reaches this task, whatever wakes it otherwise.
+    drain.as_mut().enable();
+    let (mut watched, mut told) = (false, false);
+    let driven = poll_fn(|context| {
+        if shard.is_draining() && !told {
+            told = true;
+            shut_down(connection.as_mut());
         }
-    };
-    ended.map_err(io::Error::other)
+        let ended = connection.as_mut().poll(context);
+        if ended.is_pending() && !watched {
+            // The first poll registers the waker of this task, which stays the same for as long as the task lives.
+            watched = true;
+            if drain.as_mut().poll(context).is_ready() {
+                context.waker().wake_by_ref();
+            }
+        }
+        ended
+    });
+    driven.await.map_err(io::Error::other)
 }
 
 fn http1_settings() -> http1::Builder {

@@ -1,10 +1,13 @@
 //! One request: from its head to a version and back. Generic over how the bytes of its body arrive.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::Sleep;
 
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
@@ -37,6 +41,8 @@ pub(super) struct Client {
     /// The address without port, as a header value.
     pub(super) address_text: Option<HeaderValue>,
     pub(super) tls: bool,
+    /// A timer for whichever request comes next.
+    pub(super) timer: Cell<Option<Pin<Box<Sleep>>>>,
 }
 
 /// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
@@ -129,7 +135,8 @@ impl Exchange {
             self.dress(&lease)?;
             let request = std::mem::replace(&mut self.request, Request::new(RequestBody::EMPTY));
             let sending = pin!(lease.send(request));
-            match head_within(timeouts.response, self.meter.progress.as_deref(), sending).await? {
+            let wait = Wait { limit: timeouts.response, progress: self.meter.progress.as_deref() };
+            match wait.head_within(&self.meter.client, sending).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
                     // Nothing of it was sent: the connection had been closed while it was idle.
@@ -150,6 +157,13 @@ impl Exchange {
             line.upstream = Some(Rc::clone(&endpoint.label));
         }
         Ok((endpoint, timeouts))
+    }
+
+    /// Whether the request's `Host` line is what the endpoint is to see.
+    fn keeps_host(&self, lease: &Lease) -> bool {
+        let preserved = chosen(&self.meter)
+            .is_some_and(|(worker, _)| matches!(worker.upstream_host(), UpstreamHost::Preserve));
+        self.admitted.host_as_sent && preserved && !lease.is_http2()
     }
 
     /// The `Host` that the endpoint is to see.
@@ -176,7 +190,8 @@ impl Exchange {
 
     /// Gives the request the form of the protocol that its connection speaks. Can be done again for another connection.
     fn dress(&mut self, lease: &Lease) -> Result<(), Failure> {
-        let host = self.upstream_host(lease)?;
+        // As the client sent it, where nothing says otherwise: most requests need not be touched.
+        let host = if self.keeps_host(lease) { None } else { Some(self.upstream_host(lease)?) };
         let request = &mut self.request;
         if self.admitted.te_trailers && self.admitted.upgrade.is_none() {
             request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
@@ -185,15 +200,14 @@ impl Exchange {
             }
         }
         if lease.is_http2() {
-            return dress_http2(request, &host, lease.is_tls());
+            return host.map_or(Ok(()), |host| dress_http2(request, &host, lease.is_tls()));
         }
         *request.version_mut() = Version::HTTP_11;
         if request.uri().authority().is_some() {
             let target = request.uri().path_and_query().cloned();
             *request.uri_mut() = target.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
         }
-        let preserved = self.admitted.host_as_sent && self.admitted.host.as_ref() == Some(&host);
-        if !preserved {
+        if let Some(host) = host {
             request.headers_mut().insert(header::HOST, host);
         }
         // The codec would take a GET of unknown length for one without body.
@@ -370,22 +384,41 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
     }
 }
 
-/// Waits for a response's head. The deadline starts anew with every piece of the request's body that passes.
-async fn head_within<T>(
+/// How long a response's head may take. The deadline starts anew with every piece of the request's body that passes.
+struct Wait<'a> {
     limit: Duration,
-    progress: Option<&Progress>,
-    mut head: Pin<&mut impl Future<Output = T>>,
-) -> Result<T, Failure> {
-    let mut due = Instant::now() + limit;
-    loop {
-        if let Ok(result) = tokio::time::timeout_at(due.into(), head.as_mut()).await {
-            return Ok(result);
-        }
-        let moved = progress.map_or(due, |progress| progress.last.get() + limit);
-        if moved <= due {
-            return Err(Kind::ResponseTimeout.into());
-        }
-        due = moved;
+    progress: Option<&'a Progress>,
+}
+
+impl Wait<'_> {
+    /// Waits for a response's head. The timer is the client connection's, where no other request uses it: to set a timer
+    /// forward costs next to nothing, to make one and take it out again costs as much as a hash table look-up each.
+    async fn head_within<T>(
+        &self,
+        client: &Client,
+        head: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Failure> {
+        let mut head = head;
+        let mut due = Instant::now() + self.limit;
+        let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
+        timer.as_mut().reset(due.into());
+        let waited = poll_fn(|context| {
+            if let Poll::Ready(result) = head.as_mut().poll(context) {
+                return Poll::Ready(Ok(result));
+            }
+            loop {
+                ready!(timer.as_mut().poll(context));
+                let moved = self.progress.map_or(due, |progress| progress.last.get() + self.limit);
+                if moved <= due {
+                    return Poll::Ready(Err(Kind::ResponseTimeout.into()));
+                }
+                due = moved;
+                timer.as_mut().reset(due.into());
+            }
+        })
+        .await;
+        client.timer.set(Some(timer));
+        waited
     }
 }
 

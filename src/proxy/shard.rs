@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -254,12 +255,14 @@ impl Shard {
         gauge.connections.load(Ordering::Relaxed) > 0 || gauge.requests.load(Ordering::Relaxed) > 0
     }
 
-    /// Resolves when connections should end as soon as they can.
-    pub(super) async fn draining(&self) {
-        let begin = self.drain.begin.notified();
-        if !self.drain.begun.get() {
-            begin.await;
-        }
+    /// Whether connections should end as soon as they can.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.begun.get()
+    }
+
+    /// Resolves when draining begins.
+    pub(super) fn drain_begins(&self) -> Notified<'_> {
+        self.drain.begin.notified()
     }
 
     /// Hands log lines over in a while, unless more come first.
@@ -305,10 +308,9 @@ async fn keep_house(shard: Weak<Shard>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let Some(shard) = shard.upgrade() else { return };
-        let now = Instant::now();
         let endpoints: Vec<_> = shard.endpoints.borrow().values().filter_map(Weak::upgrade).collect();
         for endpoint in endpoints {
-            endpoint.close_idle(now);
+            endpoint.close_idle();
         }
     }
 }
