@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, Request};
@@ -18,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::handler::{self, Client};
 use super::proxy_protocol::{self, Parsed};
-use super::shard::{LocalExecutor, Shard};
+use super::shard::{HEAD, LocalExecutor, Patience, Shard, Watched};
 use super::snapshot::Blueprint;
 use super::stream::{Peeked, Socket, Stream};
 use crate::config::Listener;
@@ -58,8 +59,6 @@ impl ListenerState {
 
 /// For the PROXY header and the TLS handshake: a client that has connected has no reason to wait with them.
 const GREETING: Duration = Duration::from_secs(10);
-/// From the connection, or the last response, to the end of the next request's head.
-const HEAD: Duration = Duration::from_secs(60);
 /// An HTTP/2 connection without traffic is asked so often whether it is alive, and given so long to say so.
 const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
@@ -84,8 +83,8 @@ pub(super) async fn serve(
 ) {
     let _guard = shard.connection_opened();
     let ended = match Box::pin(greet(shard, slot, socket, address)).await {
-        Ok(Greeted { client, stream, http2: false }) => speak_http1(client, stream).await,
-        Ok(Greeted { client, stream, http2: true }) => Box::pin(speak_http2(client, stream)).await,
+        Ok(Greeted { client, _watched, stream, http2: false }) => speak_http1(client, stream).await,
+        Ok(Greeted { client, _watched, stream, http2: true }) => Box::pin(speak_http2(client, stream)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
@@ -96,6 +95,8 @@ pub(super) async fn serve(
 /// A connection of which it is known who it is and what it speaks.
 struct Greeted {
     client: Rc<Client>,
+    /// Held for as long as the connection lives.
+    _watched: Watched,
     stream: Stream,
     http2: bool,
 }
@@ -128,9 +129,10 @@ async fn greet(
     };
     let text = address.map(|address| address.ip().to_canonical().to_string());
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
-    let client =
-        Rc::new(Client { shard, listener: slot, address, address_text, tls, timer: Cell::new(None) });
-    Ok(Greeted { client, stream, http2 })
+    let (watch, watched) = shard.watch();
+    let timer = Cell::new(None);
+    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls, timer, watch });
+    Ok(Greeted { client, _watched: watched, stream, http2 })
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -176,39 +178,45 @@ async fn more(stream: &mut Peeked) -> io::Result<()> {
 }
 
 async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
-    let shard = Rc::clone(&client.shard);
-    let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
-    let connection = http1_settings().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    until_drained(&shard, connection, |connection| connection.graceful_shutdown()).await
+    let of_client = Rc::clone(&client);
+    let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    until_over(&client, connection, |connection| connection.graceful_shutdown()).await
 }
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
-    let shard = Rc::clone(&client.shard);
-    let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
+    let of_client = Rc::clone(&client);
+    let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
     let connection = http2_settings().serve_connection(TokioIo::new(stream), service);
-    until_drained(&shard, connection, |connection| connection.graceful_shutdown()).await
+    until_over(&client, connection, |connection| connection.graceful_shutdown()).await
 }
 
-/// Drives a connection to its end, and tells it once when the shard drains. The signal is looked for only where the
-/// connection has nothing to do: on the way of every request that would cost more than all routing.
-async fn until_drained<C>(shard: &Shard, connection: C, shut_down: impl Fn(Pin<&mut C>)) -> io::Result<()>
+/// Drives a connection to its end; tells it once when the shard drains, and drops it when it has waited too long for a
+/// request. Signals are looked for only where the connection has nothing to do, and the wait is measured by the shard for
+/// all connections together: timers and signals of its own would cost every request more than all routing.
+async fn until_over<C>(client: &Client, connection: C, shut_down: impl Fn(Pin<&mut C>)) -> io::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
-    let mut drain = pin!(shard.drain_begins());
+    let mut drain = pin!(client.shard.drain_begins());
     // From here on the signal reaches this task, whatever wakes it otherwise.
     drain.as_mut().enable();
     let (mut watched, mut told) = (false, false);
     let driven = poll_fn(|context| {
-        if shard.is_draining() && !told {
+        let patience = client.watch.patience();
+        if patience == Patience::Lost {
+            return Poll::Ready(Ok(()));
+        }
+        if (client.shard.is_draining() || patience == Patience::Over) && !told {
             told = true;
             shut_down(connection.as_mut());
         }
         let ended = connection.as_mut().poll(context);
         if ended.is_pending() && !watched {
-            // The first poll registers the waker of this task, which stays the same for as long as the task lives.
+            // This registers the waker of this task, which stays the same for as long as the task lives.
             watched = true;
+            client.watch.wake_by(context.waker());
             if drain.as_mut().poll(context).is_ready() {
                 context.waker().wake_by_ref();
             }
@@ -216,12 +224,6 @@ where
         ended
     });
     driven.await.map_err(io::Error::other)
-}
-
-fn http1_settings() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
-    builder
 }
 
 fn http2_settings() -> http2::Builder<LocalExecutor> {

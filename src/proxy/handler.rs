@@ -23,7 +23,7 @@ use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
 use super::record::{self, Line, Meter};
-use super::shard::Shard;
+use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
 use super::upstream::{self, Endpoint, Lease, Need};
@@ -43,6 +43,8 @@ pub(super) struct Client {
     pub(super) tls: bool,
     /// A timer for whichever request comes next.
     pub(super) timer: Cell<Option<Pin<Box<Sleep>>>>,
+    /// What the shard watches the connection by.
+    pub(super) watch: Rc<Watch>,
 }
 
 /// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
@@ -66,8 +68,8 @@ where
 
 /// A request that has a version, on its way there and back.
 struct Exchange {
-    /// Taken while it is being sent.
-    request: Request<RequestBody>,
+    /// `None` while it is being sent, and afterwards.
+    request: Option<Request<RequestBody>>,
     meter: Meter,
     admitted: Admitted,
 }
@@ -105,7 +107,7 @@ impl Exchange {
             meter.progress = Some(Rc::clone(&progress));
             RequestBody::new(body, &progress)
         };
-        Ok(Box::new(Self { request: Request::from_parts(parts, body), meter, admitted }))
+        Ok(Box::new(Self { request: Some(Request::from_parts(parts, body)), meter, admitted }))
     }
 
     /// Sends the request to its version, and makes the client's response of what comes back.
@@ -133,14 +135,14 @@ impl Exchange {
                 self.dress_tunnel(&lease, extended)?;
             }
             self.dress(&lease)?;
-            let request = std::mem::replace(&mut self.request, Request::new(RequestBody::EMPTY));
+            let request = self.request.take().ok_or(Kind::Closed)?;
             let sending = pin!(lease.send(request));
             let wait = Wait { limit: timeouts.response, progress: self.meter.progress.as_deref() };
             match wait.head_within(&self.meter.client, sending).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
                     // Nothing of it was sent: the connection had been closed while it was idle.
-                    Some(unsent) if lease.reused => (self.request, fresh) = (unsent, true),
+                    Some(unsent) if lease.reused => (self.request, fresh) = (Some(unsent), true),
                     _ => return Err(failed(error.into_error(), &self.meter)),
                 },
             }
@@ -184,7 +186,9 @@ impl Exchange {
         if lease.is_http2() && !(upgrade.is_websocket() && extended_connect) {
             return Err(Kind::UpgradeRefused);
         }
-        upgrade.dress(&mut self.request, lease.is_http2());
+        if let Some(request) = &mut self.request {
+            upgrade.dress(request, lease.is_http2());
+        }
         Ok(())
     }
 
@@ -192,7 +196,7 @@ impl Exchange {
     fn dress(&mut self, lease: &Lease) -> Result<(), Failure> {
         // As the client sent it, where nothing says otherwise: most requests need not be touched.
         let host = if self.keeps_host(lease) { None } else { Some(self.upstream_host(lease)?) };
-        let request = &mut self.request;
+        let Some(request) = &mut self.request else { return Ok(()) };
         if self.admitted.te_trailers && self.admitted.upgrade.is_none() {
             request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
             if !lease.is_http2() {
