@@ -6,9 +6,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::Either;
@@ -19,6 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
@@ -40,8 +44,10 @@ pub(super) struct Endpoint {
     in_flight: Cell<u32>,
     /// HTTP/1.1 connections without a request, the longest idle first.
     idle: RefCell<VecDeque<Idle>>,
-    /// Counts how often idle connections were looked through: a clock that costs nothing to read.
+    /// Counts ticks: a clock that costs nothing to read.
     tick: Cell<u32>,
+    /// Whether a task counts ticks, because connections are idle and awake.
+    ticking: Cell<bool>,
     /// HTTP/2 connections.
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
     /// Held while an HTTP/2 connection (or one that may turn out to be) is made: the others wait and share it.
@@ -68,10 +74,58 @@ pub(super) enum Target {
     Unix(PathBuf),
 }
 
+/// An HTTP/1.1 connection without a request.
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    state: IdleState,
     /// The endpoint's tick at which it became idle.
     since: u32,
+    /// How often it was looked at since.
+    looks: u32,
+}
+
+enum IdleState {
+    /// Ready for the next request.
+    Awake(Single),
+    /// Idle for longer: the codec with its buffers, twenty kilobytes, is gone, and only the stream is left.
+    Asleep(Stream),
+}
+
+/// An HTTP/1.1 connection and the codec that drives it, which its task and the pool share.
+struct Single {
+    sender: http1::SendRequest<RequestBody>,
+    codec: Codec,
+    /// The task that drives it.
+    task: AbortHandle,
+    /// Whether it may be kept: not where it was made to become a tunnel.
+    kept: bool,
+}
+
+/// Taken out when the connection falls asleep.
+type Codec = Rc<RefCell<Option<http1::Connection<TokioIo<Stream>, RequestBody>>>>;
+
+impl Idle {
+    fn is_closed(&mut self) -> bool {
+        match &mut self.state {
+            IdleState::Awake(single) => single.sender.is_closed(),
+            IdleState::Asleep(stream) => !stream.is_quiet(),
+        }
+    }
+
+    /// Gives the buffers up, where nothing is in them. A connection that is not ready, or has bytes that nobody asked for,
+    /// stays as it is: it is looked at again when it is to be used.
+    fn fall_asleep(&mut self) {
+        let IdleState::Awake(single) = &mut self.state else { return };
+        if !single.sender.is_ready() {
+            return;
+        }
+        let codec = single.codec.try_borrow_mut().ok().and_then(|mut codec| codec.take());
+        let Some(parts) = codec.map(http1::Connection::into_parts) else { return };
+        single.task.abort();
+        // With the codec gone the sender is closed; so bytes that nobody asked for end the connection.
+        if parts.read_buf.is_empty() {
+            self.state = IdleState::Asleep(parts.io.into_inner());
+        }
+    }
 }
 
 struct Multiplexed {
@@ -90,7 +144,10 @@ struct Allowance {
 
 /// The most idle connections kept to one endpoint, per shard.
 const MAX_IDLE: usize = 1024;
-/// For how many ticks (one each time that idle connections are looked through) an idle connection is kept: a minute.
+/// The length of a tick, while there are idle connections that are awake. One that stays idle for a whole tick falls
+/// asleep.
+const TICK: Duration = Duration::from_millis(100);
+/// For how many looks (one each housekeeping interval) an idle connection is kept: a minute.
 const IDLE_KEPT: u32 = 12;
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
@@ -122,6 +179,7 @@ impl Endpoint {
             in_flight: Cell::new(0),
             idle: RefCell::default(),
             tick: Cell::new(0),
+            ticking: Cell::new(false),
             multiplexed: RefCell::default(),
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
@@ -141,23 +199,63 @@ impl Endpoint {
         patience: Duration,
     ) -> Result<Lease, Failure> {
         let place = Place::take(self);
-        if !fresh && let Some(sender) = self.take_idle() {
-            return Ok(Lease { place, connection: Connection::Single(sender), reused: true });
+        if !fresh
+            && need == Need::Request
+            && let Some(idle) = self.take_idle()
+        {
+            let single = match idle {
+                IdleState::Awake(single) => single,
+                IdleState::Asleep(stream) => Box::pin(self.speak_http1(stream)).await?,
+            };
+            return Ok(Lease { place, connection: Connection::Single(single), reused: true });
         }
         let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
         let connection = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
         Ok(Lease { place, connection, reused: false })
     }
 
-    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_idle(&self) -> Option<IdleState> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(connection) = idle.pop_back() {
-            // A connection that is neither ready nor closed still sends the last request's body: it is given up.
-            if connection.sender.is_ready() {
-                return Some(connection.sender);
+        while let Some(mut connection) = idle.pop_back() {
+            let usable = match &mut connection.state {
+                // One that is neither ready nor closed still sends the last request's body: it is given up.
+                IdleState::Awake(single) => single.sender.is_ready(),
+                IdleState::Asleep(stream) => stream.is_quiet(),
+            };
+            if usable {
+                return Some(connection.state);
             }
         }
         None
+    }
+
+    /// Keeps a connection for another request.
+    fn keep(self: &Rc<Self>, single: Single) {
+        let mut idle = self.idle.borrow_mut();
+        if !single.kept || single.sender.is_closed() || idle.len() >= MAX_IDLE {
+            return;
+        }
+        idle.push_back(Idle { state: IdleState::Awake(single), since: self.tick.get(), looks: 0 });
+        if !self.ticking.replace(true) {
+            tokio::task::spawn_local(tick(Rc::downgrade(self)));
+        }
+    }
+
+    /// Counts a tick and lets connections fall asleep; whether there are others still awake.
+    fn tick(&self) -> bool {
+        let now = self.tick.get().wrapping_add(1);
+        self.tick.set(now);
+        let mut awake = false;
+        // The longest idle come first: behind one that is too young there are only younger ones.
+        for connection in self.idle.borrow_mut().iter_mut() {
+            if now.wrapping_sub(connection.since) < 2 {
+                awake = true;
+                break;
+            }
+            connection.fall_asleep();
+        }
+        self.ticking.set(awake);
+        awake
     }
 
     async fn connect(&self, need: Need) -> Result<Connection, Failure> {
@@ -205,7 +303,7 @@ impl Endpoint {
         let plain = Peeked::new(socket);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
-            return self.speak(Stream::Plain(plain), http2).await;
+            return self.speak(Stream::Plain(plain), http2, need).await;
         };
         let config = if need == Need::Tunnel { &connector.http1 } else { &connector.any };
         let stream = TlsConnector::from(config.clone()).connect(name.clone(), plain).await;
@@ -214,13 +312,12 @@ impl Endpoint {
         if need == Need::Request {
             self.chose_http2.set(Some(http2));
         }
-        self.speak(Stream::ClientTls(Box::new(stream)), http2).await
+        self.speak(Stream::ClientTls(Box::new(stream)), http2, need).await
     }
 
-    async fn speak(&self, stream: Stream, http2: bool) -> Result<Connection, Failure> {
-        let failed = |error| Failure::because(Kind::ConnectFailed, error);
-        let io = TokioIo::new(stream);
+    async fn speak(&self, stream: Stream, http2: bool, need: Need) -> Result<Connection, Failure> {
         if http2 {
+            let (failed, io) = (|error| Failure::because(Kind::ConnectFailed, error), TokioIo::new(stream));
             let (sender, connection) = http2::Builder::new(LocalExecutor)
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
@@ -234,7 +331,7 @@ impl Endpoint {
                 changed: Notify::new(),
             });
             let (mut connection, told) = (Box::pin(connection), Rc::clone(&allowance));
-            let driven = std::future::poll_fn(move |context| {
+            let driven = poll_fn(move |context| {
                 let polled = connection.as_mut().poll(context);
                 told.tell(
                     connection.current_max_send_streams(),
@@ -247,20 +344,56 @@ impl Endpoint {
             self.multiplexed.borrow_mut().push(Rc::clone(&connection));
             return Ok(Connection::shared(&connection));
         }
-        // Requests are mostly heads: one buffer costs less than a list of slices.
-        let (sender, connection) = http1::Builder::new().writev(false).handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(drive(connection.with_upgrades(), Rc::clone(&self.label)));
-        Ok(Connection::Single(sender))
+        match need {
+            Need::Request => self.speak_http1(stream).await.map(Connection::Single),
+            Need::Tunnel => self.speak_upgradable(stream).await.map(Connection::Single),
+        }
+    }
+
+    async fn speak_http1(&self, stream: Stream) -> Result<Single, Failure> {
+        let (sender, connection) = handshake(stream).await?;
+        let codec: Codec = Rc::new(RefCell::new(Some(connection)));
+        let driven = Rc::clone(&codec);
+        let connection = poll_fn(move |context| match driven.borrow_mut().as_mut() {
+            Some(connection) => Pin::new(connection).poll(context),
+            None => Poll::Ready(Ok(())),
+        });
+        let task = tokio::task::spawn_local(drive(connection, Rc::clone(&self.label))).abort_handle();
+        Ok(Single { sender, codec, task, kept: true })
+    }
+
+    /// A connection that may become a tunnel: its codec hands the stream over then, and so cannot be shared.
+    async fn speak_upgradable(&self, stream: Stream) -> Result<Single, Failure> {
+        let (sender, connection) = handshake(stream).await?;
+        let connection = connection.with_upgrades();
+        let task = tokio::task::spawn_local(drive(connection, Rc::clone(&self.label))).abort_handle();
+        Ok(Single { sender, codec: Rc::default(), task, kept: false })
     }
 
     /// Closes connections that nobody has used for long, or that the upstream has closed.
     pub(super) fn close_idle(&self) {
-        let now = self.tick.get().wrapping_add(1);
-        self.tick.set(now);
-        self.idle.borrow_mut().retain(|connection| {
-            !connection.sender.is_closed() && now.wrapping_sub(connection.since) < IDLE_KEPT
+        self.idle.borrow_mut().retain_mut(|connection| {
+            connection.looks += 1;
+            connection.looks <= IDLE_KEPT && !connection.is_closed()
         });
         self.multiplexed.borrow_mut().retain(|connection| !connection.sender.is_closed());
+    }
+}
+
+async fn handshake(
+    stream: Stream,
+) -> Result<(http1::SendRequest<RequestBody>, http1::Connection<TokioIo<Stream>, RequestBody>), Failure> {
+    // Requests are mostly heads: one buffer costs less than a list of slices.
+    let shaken = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
+    shaken.map_err(|error| Failure::because(Kind::ConnectFailed, error))
+}
+
+async fn tick(endpoint: Weak<Endpoint>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        if !endpoint.upgrade().is_some_and(|endpoint| endpoint.tick()) {
+            return;
+        }
     }
 }
 
@@ -309,7 +442,7 @@ impl Drop for Place {
 }
 
 enum Connection {
-    Single(http1::SendRequest<RequestBody>),
+    Single(Single),
     Shared(OneStream),
 }
 
@@ -364,20 +497,15 @@ impl Lease {
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
         match &mut self.connection {
-            Connection::Single(sender) => Either::Left(sender.try_send_request(request)),
+            Connection::Single(single) => Either::Left(single.sender.try_send_request(request)),
             Connection::Shared(stream) => Either::Right(stream.sender.try_send_request(request)),
         }
     }
 
     /// Keeps the connection for another request.
     pub(super) fn give_back(self) {
-        if let Connection::Single(sender) = self.connection
-            && !sender.is_closed()
-        {
-            let mut idle = self.place.0.idle.borrow_mut();
-            if idle.len() < MAX_IDLE {
-                idle.push_back(Idle { sender, since: self.place.0.tick.get() });
-            }
+        if let Connection::Single(single) = self.connection {
+            self.place.0.keep(single);
         }
     }
 }
