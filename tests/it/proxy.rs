@@ -1,0 +1,4 @@
+//! The data plane on real sockets.
+
+mod http2;
+mod kit;
