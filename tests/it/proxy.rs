@@ -2,3 +2,7 @@
 
 mod http2;
 mod kit;
+mod tls;
+mod tunnel;
+mod unix;
+mod websocket;
