@@ -1,6 +1,6 @@
 //! One client connection: who it is, what it speaks, and its requests until it ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -60,6 +60,9 @@ impl ListenerState {
 const GREETING: Duration = Duration::from_secs(10);
 /// From the connection, or the last response, to the end of the next request's head.
 const HEAD: Duration = Duration::from_secs(60);
+/// When the proxy ends, a connection that has asked for nothing yet may still do so for as long: its request may be on the
+/// way. One that was opened in advance must not hold the end up.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
 /// An HTTP/2 connection without traffic is asked so often whether it is alive, and given so long to say so.
 const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
@@ -83,13 +86,34 @@ pub(super) async fn serve(
     address: Option<SocketAddr>,
 ) {
     let _guard = shard.connection_opened();
-    let ended = match Box::pin(greet(shard, slot, socket, address)).await {
+    let greeting = Box::pin(async {
+        tokio::select! {
+            biased;
+            greeted = greet(Rc::clone(&shard), slot, socket, address) => greeted,
+            () = last_chance(&shard) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    });
+    let ended = match greeting.await {
         Ok(Greeted { client, stream, http2: false }) => speak_http1(client, stream).await,
         Ok(Greeted { client, stream, http2: true }) => Box::pin(speak_http2(client, stream)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
         tracing::debug!(?address, %error, "a client connection ended");
+    }
+}
+
+/// Resolves a while after the end of the proxy has begun.
+async fn last_chance(shard: &Shard) {
+    shard.draining().await;
+    tokio::time::sleep(LAST_CHANCE).await;
+}
+
+/// Resolves a while from now if nothing was asked for until then.
+async fn silence(asked: &Cell<bool>) {
+    tokio::time::sleep(LAST_CHANCE).await;
+    if asked.get() {
+        std::future::pending().await
     }
 }
 
@@ -176,14 +200,26 @@ async fn more(stream: &mut Peeked) -> io::Result<()> {
 
 async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let shard = Rc::clone(&client.shard);
-    let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
+    let asked = Cell::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        asked.set(true);
+        handler::handle(&client, request)
+    });
     let connection = http1_settings().serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection.with_upgrades());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shard.draining() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // The codec would wait for a first request for as long as ever.
+            Box::pin(async {
+                tokio::select! {
+                    biased;
+                    ended = connection => ended,
+                    () = silence(&asked) => Ok(()),
+                }
+            })
+            .await
         }
     };
     ended.map_err(io::Error::other)
