@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -14,6 +15,7 @@ use super::kit::{
     ANY, Answer, Backend, Proxy, Speaks, ask1, ask2, backend, data, file, get1, get2, http1, http2,
     listen, piped, read_head, read_rest, run, says, whole,
 };
+use super::tls::{Authority, connector};
 
 /// Longer than any test: nothing is cut.
 const AMPLE: Duration = Duration::from_secs(600);
@@ -101,13 +103,47 @@ fn idle_connections_are_closed_and_nobody_is_let_in() {
         let (mut idle_2, ended_2) = http2(proxy.connect().await).await;
         assert_eq!(ask1(&mut idle_1, get1("/")).await.text, "hello");
         assert_eq!(ask2(&mut idle_2, get2("/")).await.text, "hello");
-        let mut untouched = proxy.connect().await;
         let Proxy { shards, folder: _folder } = proxy;
         assert_eq!(shards.drain(AMPLE).await, 0);
         ended_1.await.unwrap().unwrap();
         ended_2.await.unwrap().unwrap();
-        assert_eq!(read_rest(&mut untouched).await, "");
         assert!(TcpStream::connect(address).await.is_err());
+    });
+}
+
+#[test]
+fn connections_that_have_asked_for_nothing_yet_do_not_hold_the_end_up() {
+    run(async {
+        let upstream = says(Speaks::Http1, |_| "hello".to_owned()).await;
+        let folder = tempfile::tempdir().unwrap();
+        Authority::new(folder.path(), "ca").issue(folder.path(), "a", &["a.example"]);
+        let tls = r#"tls = [{ certificate = "a.pem", key = "a.key" }]"#;
+        let balanced = "trusted_proxies = [\"127.0.0.1\"]\nproxy_protocol = true";
+        let listeners = format!("{ANY}\n[[listener]]\n{ANY}\n{balanced}\n[[listener]]\n{ANY}\n{tls}");
+        let proxy = Proxy::start_in(folder, 1, &file(&listeners, "", &upstream.upstream("http"))).await;
+        let mut silent = Vec::new();
+        for listener in 0..3 {
+            silent.push(TcpStream::connect(proxy.address_of(listener)).await.unwrap());
+        }
+        let stream = TcpStream::connect(proxy.address_of(2)).await.unwrap();
+        let name = ServerName::try_from("a.example").unwrap();
+        let connector = connector(proxy.folder.path(), &["http/1.1"], None);
+        let mut greeted = connector.connect(name, stream).await.unwrap();
+        // What does ask for something in time is served.
+        let mut late = proxy.connect().await;
+        let address = proxy.address();
+        let Proxy { shards, folder: _folder } = proxy;
+        let draining = tokio::spawn(shards.drain(AMPLE));
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        late.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert!(read_rest(&mut late).await.ends_with("hello"));
+        assert_eq!(draining.await.unwrap(), 0);
+        assert_eq!(read_rest(&mut greeted).await, "");
+        for mut stream in silent {
+            assert_eq!(read_rest(&mut stream).await, "");
+        }
     });
 }
 
