@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Response;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use super::kit::{
-    ANY, Backend, Proxy, Speaks, ask1, backend, file, get, get1, http1, run, says, serve, upstreams, whole,
+    ANY, Backend, Proxy, Speaks, ask1, backend, file, get, get1, http1, run, says, upstreams, whole,
 };
 
 /// Two versions of equal share, told apart by what they say.
@@ -104,31 +104,28 @@ fn the_busier_endpoint_is_avoided() {
 }
 
 #[test]
-fn an_upstream_may_be_named() {
+fn an_upstream_may_be_named_and_need_not_listen_at_every_address_of_its_name() {
     run(async {
         let upstream = says(Speaks::Http1, |request| format!("{:?}", request.headers()["host"])).await;
         let port = upstream.address.port();
-        // Where the name has an IPv6 address, too, somebody must listen there.
-        let also = TcpListener::bind(SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port))).await;
-        if let Ok(listener) = also {
-            tokio::spawn(async move {
-                loop {
-                    let (stream, _) = listener.accept().await.unwrap();
-                    let answer = |request: http::Request<hyper::body::Incoming>| {
-                        let text = format!("{:?}", request.headers()["host"]);
-                        async move { Response::new(whole(text)) }
-                    };
-                    tokio::spawn(serve(stream, false, answer));
-                }
-            });
-        }
         let version = format!("upstreams = [\"http://localhost:{port}\"]");
         let preserving = Proxy::start(&file(ANY, "", &version)).await;
         let own = Proxy::start(&file(ANY, r#"upstream_host = "upstream""#, &version)).await;
-        for _ in 0..10 {
+        for _ in 0..40 {
             assert_eq!(get(preserving.address(), "/").await.text, r#""example.com""#);
             assert_eq!(get(own.address(), "/").await.text, format!("\"localhost:{port}\""));
         }
+    });
+}
+
+#[test]
+fn a_name_at_whose_addresses_nobody_listens_is_a_503() {
+    run(async {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let version = format!("upstreams = [\"http://localhost:{port}\"]");
+        let proxy = Proxy::start(&file(ANY, "", &version)).await;
+        let answer = get(proxy.address(), "/").await;
+        assert_eq!((answer.status.as_u16(), answer.error()), (503, Some("connect-failed")));
     });
 }
 
