@@ -7,14 +7,15 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::handler::{self, Client};
@@ -59,6 +60,9 @@ impl ListenerState {
 
 /// For the PROXY header and the TLS handshake: a client that has connected has no reason to wait with them.
 const GREETING: Duration = Duration::from_secs(10);
+/// When the proxy ends, a connection that has asked for nothing yet may still do so for as long: its request may be on the
+/// way. One that was opened in advance must not hold the end up.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
 /// An HTTP/2 connection without traffic is asked so often whether it is alive, and given so long to say so.
 const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
@@ -82,7 +86,14 @@ pub(super) async fn serve(
     address: Option<SocketAddr>,
 ) {
     let _guard = shard.connection_opened();
-    let ended = match Box::pin(greet(shard, slot, socket, address)).await {
+    let greeting = Box::pin(async {
+        tokio::select! {
+            biased;
+            greeted = greet(Rc::clone(&shard), slot, socket, address) => greeted,
+            () = last_chance(&shard) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    });
+    let ended = match greeting.await {
         Ok(Greeted { client, _watched, stream, http2: false }) => speak_http1(client, stream).await,
         Ok(Greeted { client, _watched, stream, http2: true }) => Box::pin(speak_http2(client, stream)).await,
         Err(error) => Err(error),
@@ -90,6 +101,12 @@ pub(super) async fn serve(
     if let Err(error) = ended {
         tracing::debug!(?address, %error, "a client connection ended");
     }
+}
+
+/// Resolves a while after the end of the proxy has begun.
+async fn last_chance(shard: &Shard) {
+    shard.draining().await;
+    tokio::time::sleep(LAST_CHANCE).await;
 }
 
 /// A connection of which it is known who it is and what it speaks.
@@ -181,20 +198,25 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    until_over(&client, connection, |connection| connection.graceful_shutdown()).await
+    until_over(&client, connection, |connection| connection.graceful_shutdown(), false).await
 }
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
     let connection = http2_settings().serve_connection(TokioIo::new(stream), service);
-    until_over(&client, connection, |connection| connection.graceful_shutdown()).await
+    until_over(&client, connection, |connection| connection.graceful_shutdown(), true).await
 }
 
 /// Drives a connection to its end; tells it once when the shard drains, and drops it when it has waited too long for a
 /// request. Signals are looked for only where the connection has nothing to do, and the wait is measured by the shard for
 /// all connections together: timers and signals of its own would cost every request more than all routing.
-async fn until_over<C>(client: &Client, connection: C, shut_down: impl Fn(Pin<&mut C>)) -> io::Result<()>
+async fn until_over<C>(
+    client: &Client,
+    connection: C,
+    shut_down: impl Fn(Pin<&mut C>),
+    http2: bool,
+) -> io::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
@@ -202,28 +224,57 @@ where
     let mut drain = pin!(client.shard.drain_begins());
     // From here on the signal reaches this task, whatever wakes it otherwise.
     drain.as_mut().enable();
-    let (mut watched, mut told) = (false, false);
+    let (mut watched, mut told, mut linger) = (false, false, None);
     let driven = poll_fn(|context| {
-        let patience = client.watch.patience();
-        if patience == Patience::Lost {
-            return Poll::Ready(Ok(()));
-        }
-        if (client.shard.is_draining() || patience == Patience::Over) && !told {
-            told = true;
-            shut_down(connection.as_mut());
-        }
         let ended = connection.as_mut().poll(context);
-        if ended.is_pending() && !watched {
+        if ended.is_ready() {
+            return ended;
+        }
+        if !watched {
             // This registers the waker of this task, which stays the same for as long as the task lives.
             watched = true;
             client.watch.wake_by(context.waker());
-            if drain.as_mut().poll(context).is_ready() {
-                context.waker().wake_by_ref();
-            }
+            let _ = drain.as_mut().poll(context);
         }
-        ended
+        let (patience, draining) = (client.watch.patience(), client.shard.is_draining());
+        if patience == Patience::Left && !draining {
+            return ended;
+        }
+        if patience == Patience::Lost || (patience == Patience::Over && !client.watch.has_asked()) {
+            return Poll::Ready(Ok(()));
+        }
+        // A connection that has asked for nothing yet may have a request on its way, or unread: told now, the codec would
+        // close it.
+        if !told && (http2 || client.watch.has_asked()) {
+            told = true;
+            shut_down(connection.as_mut());
+            return connection.as_mut().poll(context);
+        }
+        if draining && lingers_too_long(client, &mut linger, http2, context) {
+            Poll::Ready(Ok(()))
+        } else {
+            ended
+        }
     });
     driven.await.map_err(io::Error::other)
+}
+
+/// Whether a connection without a request holds up the end: one that never asked, or an HTTP/2 client that does not
+/// acknowledge that it was told.
+fn lingers_too_long(
+    client: &Client,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    http2: bool,
+    context: &mut Context<'_>,
+) -> bool {
+    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
+    while timer.as_mut().poll(context).is_ready() {
+        if !client.watch.has_asked() || (http2 && client.watch.waits_for(LAST_CHANCE)) {
+            return true;
+        }
+        timer.as_mut().reset((Instant::now() + LAST_CHANCE).into());
+    }
+    false
 }
 
 fn http2_settings() -> http2::Builder<LocalExecutor> {

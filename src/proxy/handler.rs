@@ -129,7 +129,12 @@ impl Exchange {
         let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
         let mut fresh = false;
         loop {
-            let mut lease = endpoint.lease(need, fresh, timeouts.connect).await?;
+            let mut lease = match endpoint.lease(need, fresh, timeouts.connect).await {
+                Err(failure) if failure.kind == Kind::ConnectFailed => {
+                    Box::pin(self.lease_elsewhere(&endpoint, need, timeouts.connect)).await.ok_or(failure)?
+                }
+                leased => leased?,
+            };
             if need == Need::Tunnel {
                 let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;
                 self.dress_tunnel(&lease, extended)?;
@@ -147,6 +152,20 @@ impl Exchange {
                 },
             }
         }
+    }
+
+    /// A connection to another address of the upstream's name, where nobody listens at the one that was chosen:
+    /// `localhost` has two, and many servers listen at one of them.
+    async fn lease_elsewhere(&self, refused: &Rc<Endpoint>, need: Need, patience: Duration) -> Option<Lease> {
+        let (_, version) = chosen(&self.meter)?;
+        let is_other = |other: &&Rc<Endpoint>| other.label == refused.label && !Rc::ptr_eq(other, refused);
+        let others: Vec<_> = version.backends.endpoints().iter().filter(is_other).cloned().collect();
+        for other in others {
+            if let Ok(lease) = other.lease(need, false, patience).await {
+                return Some(lease);
+            }
+        }
+        None
     }
 
     /// Chooses an endpoint of the version, and notes it.

@@ -92,6 +92,8 @@ pub(super) enum Patience {
 /// What tells whether a client connection waits for a request, and since when.
 pub(super) struct Watch {
     requests: Cell<u32>,
+    /// Whether there was any request yet.
+    asked: Cell<bool>,
     /// When the connection began to wait for the next request's head.
     waits_since: Cell<Instant>,
     patience: Cell<Patience>,
@@ -102,11 +104,22 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn request_began(&self) {
         self.requests.set(self.requests.get() + 1);
+        self.asked.set(true);
     }
 
     pub(super) fn request_ended(&self, now: Instant) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.waits_since.set(now);
+    }
+
+    /// Whether the connection has made a request.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked.get()
+    }
+
+    /// Whether no request is under way, and none has ended for so long.
+    pub(super) fn waits_for(&self, long: Duration) -> bool {
+        self.requests.get() == 0 && self.waits_since.get().elapsed() >= long
     }
 
     /// How much longer the connection may wait.
@@ -316,6 +329,7 @@ impl Shard {
     pub(super) fn watch(self: &Rc<Self>) -> (Rc<Watch>, Watched) {
         let watch = Rc::new(Watch {
             requests: Cell::new(0),
+            asked: Cell::new(false),
             waits_since: Cell::new(Instant::now()),
             patience: Cell::new(Patience::Left),
             waker: Cell::new(None),
@@ -349,7 +363,15 @@ impl Shard {
         self.drain.begun.get()
     }
 
-    /// Resolves when draining begins.
+    /// Resolves when connections should end as soon as they can.
+    pub(super) async fn draining(&self) {
+        let begins = self.drain_begins();
+        if !self.is_draining() {
+            begins.await;
+        }
+    }
+
+    /// Resolves when draining begins after this call.
     pub(super) fn drain_begins(&self) -> Notified<'_> {
         self.drain.begin.notified()
     }

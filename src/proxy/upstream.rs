@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::Poll;
-use std::time::Duration;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
 use http::{HeaderValue, Request, Response};
@@ -21,7 +21,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
@@ -138,8 +138,9 @@ struct Multiplexed {
 struct Allowance {
     streams: Cell<usize>,
     extended_connect: Cell<bool>,
-    /// Told when extended CONNECT turns out to be allowed.
-    changed: Notify,
+    since: Instant,
+    /// Wakes the connection's task: what the upstream says does not, as the codec reads it in a task of its own.
+    task: Cell<Option<Waker>>,
 }
 
 /// The most idle connections kept to one endpoint, per shard.
@@ -328,7 +329,8 @@ impl Endpoint {
             let allowance = Rc::new(Allowance {
                 streams: Cell::new(MAX_STREAMS),
                 extended_connect: Cell::new(false),
-                changed: Notify::new(),
+                since: Instant::now(),
+                task: Cell::new(None),
             });
             let (mut connection, told) = (Box::pin(connection), Rc::clone(&allowance));
             let driven = poll_fn(move |context| {
@@ -336,6 +338,7 @@ impl Endpoint {
                 told.tell(
                     connection.current_max_send_streams(),
                     connection.is_extended_connect_protocol_enabled(),
+                    context.waker(),
                 );
                 polled
             });
@@ -398,10 +401,17 @@ async fn tick(endpoint: Weak<Endpoint>) {
 }
 
 impl Allowance {
-    fn tell(&self, streams: usize, extended_connect: bool) {
+    fn tell(&self, streams: usize, extended_connect: bool, task: &Waker) {
         self.streams.set(streams);
-        if extended_connect && !self.extended_connect.replace(true) {
-            self.changed.notify_waiters();
+        self.extended_connect.set(extended_connect);
+        let known = self.task.take().filter(|known| known.will_wake(task));
+        self.task.set(known.or_else(|| Some(task.clone())));
+    }
+
+    /// Has the connection's task look again at what the upstream allows.
+    fn look_again(&self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
         }
     }
 }
@@ -481,8 +491,13 @@ impl Lease {
     pub(super) async fn allows_extended_connect(&self) -> bool {
         let Connection::Shared(stream) = &self.connection else { return false };
         let allowance = &stream.connection.allowance;
-        let changed = allowance.changed.notified();
-        allowance.extended_connect.get() || tokio::time::timeout(SETTINGS, changed).await.is_ok()
+        let mut pause = LOOK;
+        while !allowance.extended_connect.get() && allowance.since.elapsed() < SETTINGS {
+            allowance.look_again();
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        allowance.extended_connect.get()
     }
 
     /// The `Host` of the upstream's own.
@@ -512,6 +527,8 @@ impl Lease {
 
 /// How long a new HTTP/2 connection is given to say whether it allows extended CONNECT.
 const SETTINGS: Duration = Duration::from_secs(1);
+/// The first pause before a look at whether it has said so; each further pause is twice as long.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The less loaded of two random endpoints; `draw` decides which two.
 pub(super) fn choose(endpoints: &[Rc<Endpoint>], draw: u64) -> Option<Rc<Endpoint>> {

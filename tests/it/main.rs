@@ -10,3 +10,4 @@ mod export;
 mod fixture;
 mod life;
 mod model;
+mod proxy;
