@@ -10,3 +10,5 @@ mod export;
 mod fixture;
 mod life;
 mod model;
+mod proxy;
+mod support;
