@@ -5,6 +5,7 @@ mod choice;
 mod failures;
 mod forwarding;
 mod heads;
+mod limits;
 mod records;
 mod streams;
 

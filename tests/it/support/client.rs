@@ -104,6 +104,12 @@ impl Connection {
         bytes
     }
 
+    /// Whatever comes, until the connection ends, after these bytes.
+    pub(crate) async fn bytes_after(&mut self, bytes: &str) -> Vec<u8> {
+        self.send_what_can_be(bytes).await;
+        self.rest().await
+    }
+
     /// Whether the other side has ended the connection, once nothing else comes.
     pub(crate) async fn is_closed(&mut self) -> bool {
         self.rest().await.is_empty()
