@@ -39,6 +39,8 @@ pub(super) struct Seen {
     own_vias: usize,
     transfer_encodings: usize,
     content_lengths: usize,
+    /// Whether the length has leading zeros, which not every parser takes for decimal.
+    padded_length: bool,
     /// `Connection`, or any line that it nominates by custom.
     hop_by_hop: bool,
     connection: bool,
@@ -75,7 +77,10 @@ impl Seen {
                 deciding.host = deciding.host.or(Some(value));
             }
             "cookie" => self.cookies += 1,
-            "content-length" => self.content_lengths += 1,
+            "content-length" => {
+                self.content_lengths += 1;
+                self.padded_length |= value.len() > 1 && value.as_bytes()[0] == b'0';
+            }
             "connection" => (self.hop_by_hop, self.connection) = (true, true),
             "keep-alive" | "proxy-connection" | "http2-settings" => self.hop_by_hop = true,
             "te" => {
@@ -247,6 +252,9 @@ pub(super) fn prepare_request(parts: &mut Parts, seen: &Seen, client: &Introduct
     if seen.cookies > 1 {
         join_cookies(headers);
     }
+    if seen.padded_length {
+        unpad_length(headers);
+    }
     introduce(headers, seen, client);
     let via = match parts.version {
         Version::HTTP_2 => HeaderValue::from_static("2.0 gradual"),
@@ -304,6 +312,15 @@ fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Writes the length as one plain number, so that no two hops can read it differently.
+fn unpad_length(headers: &mut HeaderMap) {
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length.into());
     }
 }
 
