@@ -3,11 +3,11 @@
 mod bodies;
 mod choice;
 mod failures;
+mod flow;
 mod forwarding;
 mod heads;
 mod limits;
 mod records;
-mod streams;
 
 use std::sync::{Arc, Mutex};
 

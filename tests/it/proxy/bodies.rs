@@ -150,7 +150,7 @@ async fn trailers_pass_both_ways_over_http_1_1_but_for_fields_that_may_not_be_th
 }
 
 #[tokio::test]
-async fn trailers_pass_both_ways_between_http_2_and_either_protocol_without_being_declared() {
+async fn trailers_pass_both_ways_between_http_2_and_either_protocol() {
     let h1 = echoing_trailers().await;
     let h2 = backend("v2")
         .h2c()

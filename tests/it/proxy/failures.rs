@@ -6,7 +6,9 @@ use http::Request;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use crate::support::{Answer, Backend, backend, collect, empty, file, http2, proxy, raw_backend};
+use crate::support::{
+    Answer, Backend, backend, collect, empty, file, frames, http2, proxy, raw_backend, soon,
+};
 
 use super::{answering, read_head};
 
@@ -45,7 +47,7 @@ async fn an_upstream_that_speaks_nonsense_is_502_upstream_protocol() {
     ] {
         let (v1, _) = answering(nonsense).await;
         let answer = through(&v1, "").await;
-        assert_eq!(answer.failure(), (502, "upstream-protocol".into()), "{:.60}", nonsense);
+        assert_eq!(answer.failure(), (502, "upstream-protocol".into()), "{nonsense:.60}");
     }
 }
 
@@ -102,7 +104,7 @@ async fn no_answer_in_time_is_504_response_timeout_and_the_upstream_connection_i
     .await;
     let answer = through(&v1, "timeouts = { response = \"50ms\" }").await;
     assert_eq!(answer.failure(), (504, "response-timeout".into()));
-    crate::support::soon("the upstream's connection is closed", closed).await.unwrap();
+    soon("the upstream's connection is closed", closed).await.unwrap();
 }
 
 #[tokio::test]
@@ -164,4 +166,73 @@ async fn over_http_2_a_failure_is_the_answer_of_its_stream_alone() {
         assert_eq!(answer.failure(), (502, "upstream-protocol".into()));
         assert_eq!(answer.header("connection"), None);
     }
+}
+
+/// Tells that a backend's answer was given up.
+struct GivenUp(Option<tokio::sync::oneshot::Sender<()>>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.take().map(|told| told.send(()));
+    }
+}
+
+/// A backend of HTTP/2 that never answers its first request; tells when it is asked, and when it is given up.
+async fn silent() -> (Backend, tokio::sync::oneshot::Receiver<()>, tokio::sync::oneshot::Receiver<()>) {
+    let (asked, is_asked) = tokio::sync::oneshot::channel();
+    let (told, given_up) = tokio::sync::oneshot::channel();
+    let script = std::sync::Mutex::new(Some((asked, GivenUp(Some(told)))));
+    let silent = backend("v1").h2c().answering(move |_| {
+        let (asked, guard) = script.lock().unwrap().take().expect("one request");
+        async move {
+            let _guard = guard;
+            let _ = asked.send(());
+            std::future::pending().await
+        }
+    });
+    (silent.start().await, is_asked, given_up)
+}
+
+#[tokio::test]
+async fn a_deadline_resets_the_stream_of_an_http_2_upstream() {
+    let (v1, _asked, given_up) = silent().await;
+    let answer = through(&v1, "timeouts = { response = \"50ms\" }").await;
+    assert_eq!(answer.failure(), (504, "response-timeout".into()));
+    soon("the stream is reset", given_up).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_resets_the_stream_of_an_http_2_upstream() {
+    let (v1, asked, given_up) = silent().await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    let mut connection = proxy.connect().await;
+    connection.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    soon("the upstream is asked", asked).await.unwrap();
+    drop(connection);
+    soon("the stream is reset", given_up).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_that_an_http_2_upstream_resets_is_cut_short_downstream() {
+    let v1 = backend("v1")
+        .h2c()
+        .answering(async |_| {
+            let (feed, stream) = frames();
+            tokio::spawn(async move {
+                let _ = feed.send(Ok(http_body::Frame::data("part".into()))).await;
+                let _ = feed.send(Err("cut".into())).await;
+            });
+            http::Response::new(stream)
+        })
+        .start()
+        .await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    let mut connection = proxy.connect().await;
+    connection.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    let answer = connection.answer().await;
+    assert_eq!((answer.status, answer.whole), (200, false));
+    assert!(connection.is_closed().await);
+    let mut client = http2(proxy.pipe().await).await;
+    let request = Request::get("http://shop.example/").body(empty()).unwrap();
+    assert!(!collect(client.send_request(request).await.unwrap()).await.whole);
 }

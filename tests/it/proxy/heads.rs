@@ -271,3 +271,71 @@ async fn a_trusted_proxy_that_was_asked_by_https_is_not_redirected() {
     assert_eq!(proxy.get_with("/", &["X-Forwarded-Proto: http"]).await.status, 308);
     assert_eq!(proxy.get("/").await.status, 308);
 }
+
+#[tokio::test]
+async fn options_for_the_whole_server_are_forwarded_as_such() {
+    let (v1, heads) = answering(EMPTY).await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    assert_eq!(proxy.send("OPTIONS * HTTP/1.1\r\nHost: shop.example\r\n\r\n").await.status, 200);
+    let head = heads.lock().unwrap().pop().unwrap();
+    assert!(head.starts_with("OPTIONS * HTTP/1.1\r\n"), "{head}");
+    let h2 = backend("v2").h2c().start().await;
+    let over_http2 = crate::support::proxy(&file().version("v2", &h2, 100)).await;
+    let answer = over_http2.send("OPTIONS * HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    assert!(matches!(answer.status, 200 | 400), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_absolute_target_without_path_is_the_root() {
+    let (v1, heads) = answering(EMPTY).await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    for (target, forwarded) in [("http://a", "/"), ("http://a?x=1", "/?x=1"), ("https://a:1/b", "/b")] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: b\r\n\r\n");
+        assert_eq!(proxy.send(request).await.status, 200, "{target}");
+        let head = heads.lock().unwrap().pop().unwrap();
+        assert!(head.starts_with(&format!("GET {forwarded} HTTP/1.1\r\n")), "{target}: {head}");
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_or_padded_length_is_refused_or_forwarded_as_one_plain_number() {
+    let v1 = backend("v1").start().await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    for lines in ["Content-Length: 5\r\nContent-Length: 5", "Content-Length: 005", "Content-Length: 5, 5"] {
+        let head = format!("POST / HTTP/1.1\r\nHost: shop.example\r\n{lines}\r\n\r\nhello");
+        match proxy.send(head).await.status {
+            400 => {}
+            200 => assert_eq!(v1.last().header("content-length").as_deref(), Some("5"), "{lines}"),
+            status => panic!("{lines}: {status}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn bytes_beyond_ascii_pass_in_values_and_are_refused_or_pass_in_targets() {
+    let got = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&got);
+    let v1 = crate::support::raw_backend(move |mut socket| {
+        let seen = std::sync::Arc::clone(&seen);
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(tokio::io::AsyncReadExt::read_u8(&mut socket).await.unwrap());
+            }
+            seen.lock().unwrap().push(head);
+            tokio::io::AsyncWriteExt::write_all(&mut socket, EMPTY.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    let answer = proxy.send(b"GET / HTTP/1.1\r\nHost: a\r\nX: \xe9\xff\r\n\r\n").await;
+    assert_eq!(answer.status, 200);
+    let head = got.lock().unwrap().pop().unwrap();
+    assert!(head.windows(7).any(|bytes| bytes == b"x: \xe9\xff\r\n"));
+    let answer = proxy.send("GET /\u{e4} HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    match answer.status {
+        400 => {}
+        200 => assert!(got.lock().unwrap()[0].starts_with("GET /\u{e4} HTTP/1.1\r\n".as_bytes())),
+        status => panic!("{status}"),
+    }
+}

@@ -177,3 +177,23 @@ async fn a_redirect_a_health_check_and_a_head_request_are_requests_too() {
     assert_eq!(brief(&lines[1]), (json!("shop"), json!(0)));
     assert!(lines.iter().all(|line| line["Outcome"] == "ok"), "{lines:?}");
 }
+
+#[tokio::test]
+async fn a_request_that_the_client_leaves_before_its_answer_does_not_count_as_a_success() {
+    let v1 = raw_backend(async |mut socket| {
+        read_head(&mut socket).await;
+        read_head(&mut socket).await;
+    })
+    .await;
+    let proxy = proxy(&logging().version("v1", &v1, 100)).await;
+    let mut connection = proxy.connect().await;
+    connection.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    crate::support::eventually("the upstream is connected", || v1.connections() == 1).await;
+    drop(connection);
+    let (metrics, lines) = proxy.records().await;
+    assert_eq!(
+        (&lines[0]["Outcome"], &lines[0]["Event"]["Response"]["Status"]),
+        (&json!("canceled"), &json!(499))
+    );
+    assert_eq!(requests(&metrics, r#"worker="shop",version="v1",reason="random",status="4xx""#), 1);
+}
