@@ -204,13 +204,13 @@ async fn clients_are_served_by_tls_and_are_told_apart_from_plain_ones() {
     let tls = "tls = [{ certificate = \"server.pem\", key = \"server.key\" }]";
     let file = file().listener(tls).version("v1", &v1, 100);
     let proxy = Proxy::start(folder, &file.text()).await;
-    let config = authority.client(&["http/1.1"], None);
+    let config = authority.client(&["http/1.1"]);
     let stream = tls_client(proxy.pipe().await, config, "shop.example").await.unwrap();
     let mut connection = Connection::new(Box::new(stream));
     connection.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
     assert_eq!(connection.answer().await.text(), "v1");
     assert_eq!(v1.last().header("x-forwarded-proto").as_deref(), Some("https"));
-    let config = authority.client(&["h2"], None);
+    let config = authority.client(&["h2"]);
     let stream = tls_client(proxy.pipe().await, config, "shop.example").await.unwrap();
     let mut client = http2(Box::new(stream)).await;
     let request = Request::get("https://shop.example/").body(empty()).unwrap();

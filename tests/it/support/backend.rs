@@ -1,7 +1,6 @@
 //! Real servers that record what they receive, and servers of raw bytes.
 
 use std::error::Error;
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,12 +12,10 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
-use super::Pipe;
 use super::client::{Body, pairs};
 
 /// A request as a backend received it.
@@ -27,7 +24,6 @@ pub(crate) struct Received {
     pub(crate) method: String,
     /// As on the wire; over HTTP/2 with scheme and authority.
     pub(crate) target: String,
-    pub(crate) version: http::Version,
     /// In the order of arrival, names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Bytes,
@@ -79,26 +75,18 @@ impl Backend {
 pub(crate) struct Building {
     name: String,
     http2: bool,
-    tls: Option<Arc<rustls::ServerConfig>>,
-    host: String,
     handler: Option<Handler>,
 }
 
 /// Describes a backend.
 pub(crate) fn backend(name: &str) -> Building {
-    Building { name: name.to_owned(), http2: false, tls: None, host: "127.0.0.1".into(), handler: None }
+    Building { name: name.to_owned(), http2: false, handler: None }
 }
 
 impl Building {
     /// HTTP/2 by prior knowledge.
     pub(crate) fn h2c(mut self) -> Self {
         self.http2 = true;
-        self
-    }
-
-    /// TLS, with the protocol that ALPN chooses, at a URL with this host.
-    pub(crate) fn tls(mut self, config: Arc<rustls::ServerConfig>, host: &str) -> Self {
-        (self.tls, self.host) = (Some(config), host.to_owned());
         self
     }
 
@@ -117,65 +105,31 @@ impl Building {
     /// Listens on any port.
     pub(crate) async fn start(self) -> Backend {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let scheme = match (&self.tls, self.http2) {
-            (Some(_), _) => "https",
-            (None, true) => "h2c",
-            (None, false) => "http",
-        };
-        let url = format!("{scheme}://{}:{port}", self.host);
-        self.serve(url, Listening::Tcp(listener))
+        let scheme = if self.http2 { "h2c" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+        self.serve(url, listener)
     }
 
-    /// Listens on a Unix socket.
-    pub(crate) fn start_unix(self, path: &Path) -> Backend {
-        let listener = UnixListener::bind(path).unwrap();
-        let url = format!("unix:{}", path.display());
-        self.serve(url, Listening::Unix(listener))
-    }
-
-    fn serve(self, url: String, listener: Listening) -> Backend {
+    fn serve(self, url: String, listener: TcpListener) -> Backend {
         let received = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicUsize::new(0));
         let handler = self.handler.unwrap_or_else(|| recording(&self.name, &received));
-        let (http2, tls) = (self.http2, self.tls.map(TlsAcceptor::from));
+        let http2 = self.http2;
         let accepted = Arc::clone(&connections);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut open = JoinSet::new();
             loop {
-                let pipe = listener.accept().await;
+                let (socket, _) = listener.accept().await.unwrap();
                 accepted.fetch_add(1, Ordering::SeqCst);
-                open.spawn(converse(pipe, tls.clone(), http2, Arc::clone(&handler)));
+                open.spawn(converse(socket, http2, Arc::clone(&handler)));
             }
         });
         Backend { url, received, connections, _tasks: tasks }
     }
 }
 
-enum Listening {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listening {
-    async fn accept(&self) -> Pipe {
-        match self {
-            Self::Tcp(listener) => Box::new(listener.accept().await.unwrap().0),
-            Self::Unix(listener) => Box::new(listener.accept().await.unwrap().0),
-        }
-    }
-}
-
-async fn converse(pipe: Pipe, tls: Option<TlsAcceptor>, http2: bool, handler: Handler) {
-    let (pipe, http2): (Pipe, bool) = match tls {
-        None => (pipe, http2),
-        Some(acceptor) => {
-            let Ok(stream) = acceptor.accept(pipe).await else { return };
-            let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-            (Box::new(stream), http2)
-        }
-    };
+async fn converse(socket: TcpStream, http2: bool, handler: Handler) {
     let service = service_fn(move |request| {
         let answer = handler(request);
         async { Ok::<_, std::convert::Infallible>(answer.await) }
@@ -183,10 +137,10 @@ async fn converse(pipe: Pipe, tls: Option<TlsAcceptor>, http2: bool, handler: Ha
     // A connection that fails is the test's doing.
     if http2 {
         let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        let _ = server.enable_connect_protocol().serve_connection(TokioIo::new(pipe), service).await;
+        let _ = server.enable_connect_protocol().serve_connection(TokioIo::new(socket), service).await;
     } else {
         let server = hyper::server::conn::http1::Builder::new();
-        let _ = server.serve_connection(TokioIo::new(pipe), service).with_upgrades().await;
+        let _ = server.serve_connection(TokioIo::new(socket), service).with_upgrades().await;
     }
 }
 
@@ -213,7 +167,6 @@ pub(crate) async fn record(request: Request<Incoming>) -> Result<Received, hyper
     Ok(Received {
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
-        version: parts.version,
         headers: pairs(&parts.headers),
         body: collected.to_bytes(),
         trailers,

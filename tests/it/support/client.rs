@@ -75,11 +75,6 @@ impl Connection {
         let _ = self.stream.flush().await;
     }
 
-    /// Half-closes.
-    pub(crate) async fn finish(&mut self) {
-        self.stream.shutdown().await.unwrap();
-    }
-
     /// One line without its end; `None` where the connection ends.
     pub(crate) async fn line(&mut self) -> Option<String> {
         let mut line = Vec::new();
@@ -200,13 +195,6 @@ pub(crate) async fn http2(pipe: Pipe) -> conn::http2::SendRequest<Body> {
     let client = conn::http2::Builder::new(TokioExecutor::new());
     let (sender, connection) = client.handshake(TokioIo::new(pipe)).await.unwrap();
     tokio::spawn(connection);
-    sender
-}
-
-/// hyper's client of HTTP/1.1 on a stream.
-pub(crate) async fn http1(pipe: Pipe) -> conn::http1::SendRequest<Body> {
-    let (sender, connection) = conn::http1::handshake(TokioIo::new(pipe)).await.unwrap();
-    tokio::spawn(connection.with_upgrades());
     sender
 }
 

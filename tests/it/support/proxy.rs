@@ -3,7 +3,6 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use gradual::config::{self, Address, Config};
 use gradual::diag::Diagnostic;
@@ -58,10 +57,6 @@ impl Proxy {
         Ok(())
     }
 
-    pub(crate) fn shards(&self) -> &Shards {
-        &self.shards
-    }
-
     /// Where it listens.
     pub(crate) fn addresses(&self) -> Vec<Address> {
         self.shards.addresses()
@@ -110,11 +105,6 @@ impl Proxy {
     /// A plain GET.
     pub(crate) async fn get(&self, target: &str) -> Answer {
         self.get_with(target, &[]).await
-    }
-
-    /// Ends it in order; returns how many connections were cut.
-    pub(crate) async fn drain(self, timeout: Duration) -> u64 {
-        self.shards.drain(timeout).await
     }
 
     /// Ends it in order; returns its metrics as text, and the lines of the access log at `access.log` in its folder.
