@@ -79,7 +79,7 @@ impl Seen {
             "cookie" => self.cookies += 1,
             "content-length" => {
                 self.content_lengths += 1;
-                self.padded_length |= value.len() > 1 && value.as_bytes()[0] == b'0';
+                self.padded_length |= is_padded(value);
             }
             "connection" => (self.hop_by_hop, self.connection) = (true, true),
             "keep-alive" | "proxy-connection" | "http2-settings" => self.hop_by_hop = true,
@@ -315,6 +315,11 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a number has leading zeros.
+fn is_padded(value: &HeaderValue) -> bool {
+    value.len() > 1 && value.as_bytes().starts_with(b"0")
+}
+
 /// Writes the length as one plain number, so that no two hops can read it differently.
 fn unpad_length(headers: &mut HeaderMap) {
     let length =
@@ -327,14 +332,19 @@ fn unpad_length(headers: &mut HeaderMap) {
 /// Removes from a response what belongs to the upstream's hop, and what only this proxy says.
 pub(super) fn prepare_response(headers: &mut HeaderMap) {
     let (mut hop_by_hop, mut connection, mut chunked, mut ours) = (false, false, false, false);
-    for name in headers.keys() {
+    let mut padded_length = false;
+    for (name, value) in &*headers {
         match name.as_str() {
+            "content-length" => padded_length |= is_padded(value),
             "connection" => (hop_by_hop, connection) = (true, true),
             "transfer-encoding" => (hop_by_hop, chunked) = (true, true),
             "keep-alive" | "proxy-connection" | "upgrade" | "te" => hop_by_hop = true,
             "gradual-version" | "gradual-error" => ours = true,
             _ => {}
         }
+    }
+    if padded_length {
+        unpad_length(headers);
     }
     if chunked {
         // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length; the body is framed anew.
