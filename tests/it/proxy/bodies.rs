@@ -84,6 +84,10 @@ async fn a_chunked_response_arrives_chunked_and_one_that_ends_by_closing_arrives
 async fn responses_that_have_no_body_have_none_and_what_follows_them_is_never_delivered() {
     for (method, response) in [
         ("HEAD", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 6\r\n\r\nPOISON"),
+        (
+            "HEAD",
+            "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nPOISON",
+        ),
         ("GET", "HTTP/1.1 204 No Content\r\nConnection: keep-alive\r\n\r\nPOISON"),
         ("GET", "HTTP/1.1 304 Not Modified\r\nConnection: keep-alive\r\nContent-Length: 6\r\n\r\nPOISON"),
         ("GET", "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\nPOISON"),
@@ -408,4 +412,33 @@ async fn a_raw_backend_that_answers_slowly_byte_by_byte_is_understood() {
     .await;
     let proxy = proxy(&file().version("v1", &v1, 100)).await;
     assert_eq!(proxy.get("/").await.text(), "ok");
+}
+
+#[tokio::test]
+async fn who_expects_100_continue_and_is_refused_first_may_not_go_on_with_something_else() {
+    let proxy = proxy(&file().version_at("v1", &["http://127.0.0.1:9"], 100)).await;
+    let mut connection = proxy.connect().await;
+    connection.send(format!("{POST}Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")).await;
+    let mut answer = connection.answer().await;
+    if answer.status == 100 {
+        connection.send("hello").await;
+        answer = connection.answer().await;
+    }
+    assert_eq!(answer.status, 503);
+    connection.send_what_can_be("GET /canary HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    assert!(connection.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_repeated_or_padded_length_of_a_response_is_refused_or_delivered_as_one_plain_number() {
+    for lines in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 002", "Content-Length: 2, 2"] {
+        let (v1, _) = answering(format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\nok").leak()).await;
+        let proxy = proxy(&file().version("v1", &v1, 100)).await;
+        let answer = proxy.get("/").await;
+        match answer.status {
+            502 => {}
+            200 => assert_eq!(answer.header("content-length").as_deref(), Some("2"), "{lines}"),
+            status => panic!("{lines}: {status}"),
+        }
+    }
 }
