@@ -108,6 +108,8 @@ struct Upstreamed {
     /// Goes back to the pool when the body has ended well; dropped (and so closed) otherwise.
     lease: Option<Lease>,
     idle: Idle,
+    /// Why it is cut short: told one poll later, so that the codec first sends what came before.
+    cut: Option<Source>,
 }
 
 impl ResponseBody {
@@ -121,7 +123,7 @@ impl ResponseBody {
 
     /// A body that comes from an upstream, and must not stand still for longer than `idle`.
     pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, meter: Meter) -> Self {
-        let upstreamed = Upstreamed { incoming, lease: Some(lease), idle: Idle::new(idle) };
+        let upstreamed = Upstreamed { incoming, lease: Some(lease), idle: Idle::new(idle), cut: None };
         let mut body = Self { content: Content::Upstream(upstreamed), meter: Some(meter) };
         body.end_if_over();
         body
@@ -190,7 +192,15 @@ impl Body for ResponseBody {
 
 impl Upstreamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        if let Some(cut) = self.cut.take() {
+            return Poll::Ready(Some(Err(cut)));
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                self.cut = Some(error.into());
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             Poll::Ready(frame) => {
                 self.idle.touch();
                 Poll::Ready(frame.map(|frame| frame.map(clean_trailers).map_err(Source::from)))

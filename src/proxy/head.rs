@@ -39,6 +39,8 @@ pub(super) struct Seen {
     own_vias: usize,
     transfer_encodings: usize,
     content_lengths: usize,
+    /// Whether the length has leading zeros, which not every parser takes for decimal.
+    padded_length: bool,
     /// `Connection`, or any line that it nominates by custom.
     hop_by_hop: bool,
     connection: bool,
@@ -75,7 +77,10 @@ impl Seen {
                 deciding.host = deciding.host.or(Some(value));
             }
             "cookie" => self.cookies += 1,
-            "content-length" => self.content_lengths += 1,
+            "content-length" => {
+                self.content_lengths += 1;
+                self.padded_length |= is_padded(value);
+            }
             "connection" => (self.hop_by_hop, self.connection) = (true, true),
             "keep-alive" | "proxy-connection" | "http2-settings" => self.hop_by_hop = true,
             "te" => {
@@ -245,6 +250,9 @@ pub(super) fn prepare_request(parts: &mut Parts, seen: &Seen, client: &Introduct
     if seen.cookies > 1 {
         join_cookies(headers);
     }
+    if seen.padded_length {
+        unpad_length(headers);
+    }
     introduce(headers, seen, client);
     let via = match parts.version {
         Version::HTTP_2 => HeaderValue::from_static("2.0 gradual"),
@@ -305,17 +313,36 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether a number has leading zeros.
+fn is_padded(value: &HeaderValue) -> bool {
+    value.len() > 1 && value.as_bytes().starts_with(b"0")
+}
+
+/// Writes the length as one plain number, so that no two hops can read it differently.
+fn unpad_length(headers: &mut HeaderMap) {
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+}
+
 /// Removes from a response what belongs to the upstream's hop, and what only this proxy says.
 pub(super) fn prepare_response(headers: &mut HeaderMap) {
     let (mut hop_by_hop, mut connection, mut chunked, mut ours) = (false, false, false, false);
-    for name in headers.keys() {
+    let mut padded_length = false;
+    for (name, value) in &*headers {
         match name.as_str() {
+            "content-length" => padded_length |= is_padded(value),
             "connection" => (hop_by_hop, connection) = (true, true),
             "transfer-encoding" => (hop_by_hop, chunked) = (true, true),
             "keep-alive" | "proxy-connection" | "upgrade" | "te" => hop_by_hop = true,
             "gradual-version" | "gradual-error" => ours = true,
             _ => {}
         }
+    }
+    if padded_length {
+        unpad_length(headers);
     }
     if chunked {
         // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length; the body is framed anew.
@@ -363,7 +390,7 @@ pub(super) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 
 /// `1.1 gradual`, whatever the version.
 fn is_own_via(entry: &[u8]) -> bool {
-    entry.split(u8::is_ascii_whitespace).nth(1) == Some(VIA_NAME)
+    entry.split(u8::is_ascii_whitespace).filter(|part| !part.is_empty()).nth(1) == Some(VIA_NAME)
 }
 
 /// The protocol that a client asks to switch to; `h2c` is not one of them, as HTTP/2 is spoken by prior knowledge only.

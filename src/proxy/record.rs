@@ -29,7 +29,8 @@ pub(super) struct Meter {
     pub(super) overridden: Override,
     /// Whether the client speaks HTTP/2.
     pub(super) http2: bool,
-    status: StatusCode,
+    /// What the client was answered, or that it left first.
+    status: u16,
     pub(super) error: Option<Kind>,
     /// Whether the path is that of a script, style, image or font.
     pub(super) is_asset: bool,
@@ -78,6 +79,10 @@ const ASSETS: [&str; 19] = [
     "woff", "woff2", "ttf", "otf", "eot",
 ];
 
+/// The status of requests whose client left before there was an answer, as nginx counts them: a version that never
+/// answers must not look like one that succeeds.
+const CLIENT_LEFT: u16 = 499;
+
 impl Meter {
     pub(super) fn new(client: &Rc<Client>, snapshot: Rc<Snapshot>, started: Instant) -> Self {
         client.shard.request_began();
@@ -91,7 +96,7 @@ impl Meter {
             version: None,
             overridden: Override::Absent,
             http2: false,
-            status: StatusCode::OK,
+            status: CLIENT_LEFT,
             error: None,
             is_asset: false,
             response_bytes: 0,
@@ -102,7 +107,7 @@ impl Meter {
 
     /// Notes the status that the client is sent, and whether a page's script, style, image or font is missing.
     pub(super) fn answered(&mut self, status: StatusCode) {
-        self.status = status;
+        self.status = status.as_u16();
         if self.is_asset
             && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
             && let Some(version) = self.version()
@@ -176,7 +181,7 @@ impl Meter {
             authority: line.authority.as_ref().map_or(&b""[..], |authority| authority.as_bytes()),
             target: line.target.path_and_query().map_or("", |target| target.as_str()),
             method: line.method.as_str(),
-            status: self.status.as_u16(),
+            status: self.status,
             ray: shard.draw(),
             wall_time: duration,
             reason: self.version.map(|(_, reason)| reason.as_str()),
@@ -208,7 +213,7 @@ impl Drop for Meter {
             (None, Some(worker)) => &worker.unversioned,
             (None, None) => &self.snapshot.unrouted,
         };
-        series.request(reason, self.status.as_u16(), duration);
+        series.request(reason, self.status, duration);
         if let Some(line) = &self.line {
             self.log(line, duration);
         }
