@@ -126,6 +126,7 @@ impl Shards {
         let (files, listeners) = match (files, bound) {
             (Ok(files), Ok(listeners)) => (files, listeners),
             (files, bound) => {
+                bound.iter().flatten().for_each(Bound::give_up);
                 return Err([files.err(), bound.err()].into_iter().flatten().flatten().collect());
             }
         };
@@ -239,7 +240,7 @@ impl Shards {
         if problems.is_empty() {
             return Ok(bound);
         }
-        bound.iter().filter(|bound| !bound.sockets.is_empty()).for_each(Bound::remove_file);
+        bound.iter().for_each(Bound::give_up);
         Err(problems)
     }
 
@@ -265,6 +266,13 @@ impl Shards {
 }
 
 impl Bound {
+    /// Leaves nothing behind of a listener that is not to be: what was listened on before stays as it is.
+    fn give_up(&self) {
+        if !self.sockets.is_empty() {
+            self.remove_file();
+        }
+    }
+
     /// A Unix socket's file goes with it.
     fn remove_file(&self) {
         if let Address::Unix(path) = &self.actual {

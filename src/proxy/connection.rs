@@ -1,24 +1,26 @@
 //! One client connection: who it is, what it speaks, and its requests until it ends.
 
-use std::cell::RefCell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::handler::{self, Client};
 use super::proxy_protocol::{self, Parsed};
-use super::shard::{LocalExecutor, Shard};
+use super::shard::{HEAD, LocalExecutor, Patience, Shard, Watched};
 use super::snapshot::Blueprint;
 use super::stream::{Peeked, Socket, Stream};
 use crate::config::Listener;
@@ -58,8 +60,9 @@ impl ListenerState {
 
 /// For the PROXY header and the TLS handshake: a client that has connected has no reason to wait with them.
 const GREETING: Duration = Duration::from_secs(10);
-/// From the connection, or the last response, to the end of the next request's head.
-const HEAD: Duration = Duration::from_secs(60);
+/// When the proxy ends, a connection that has asked for nothing yet may still do so for as long: its request may be on the
+/// way. One that was opened in advance must not hold the end up.
+const LAST_CHANCE: Duration = Duration::from_secs(2);
 /// An HTTP/2 connection without traffic is asked so often whether it is alive, and given so long to say so.
 const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
@@ -83,9 +86,16 @@ pub(super) async fn serve(
     address: Option<SocketAddr>,
 ) {
     let _guard = shard.connection_opened();
-    let ended = match Box::pin(greet(shard, slot, socket, address)).await {
-        Ok(Greeted { client, stream, http2: false }) => speak_http1(client, stream).await,
-        Ok(Greeted { client, stream, http2: true }) => Box::pin(speak_http2(client, stream)).await,
+    let greeting = Box::pin(async {
+        tokio::select! {
+            biased;
+            greeted = greet(Rc::clone(&shard), slot, socket, address) => greeted,
+            () = last_chance(&shard) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    });
+    let ended = match greeting.await {
+        Ok(Greeted { client, _watched, stream, http2: false }) => speak_http1(client, stream).await,
+        Ok(Greeted { client, _watched, stream, http2: true }) => Box::pin(speak_http2(client, stream)).await,
         Err(error) => Err(error),
     };
     if let Err(error) = ended {
@@ -93,9 +103,17 @@ pub(super) async fn serve(
     }
 }
 
+/// Resolves a while after the end of the proxy has begun.
+async fn last_chance(shard: &Shard) {
+    shard.draining().await;
+    tokio::time::sleep(LAST_CHANCE).await;
+}
+
 /// A connection of which it is known who it is and what it speaks.
 struct Greeted {
     client: Rc<Client>,
+    /// Held for as long as the connection lives.
+    _watched: Watched,
     stream: Stream,
     http2: bool,
 }
@@ -128,8 +146,10 @@ async fn greet(
     };
     let text = address.map(|address| address.ip().to_canonical().to_string());
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
-    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls });
-    Ok(Greeted { client, stream, http2 })
+    let (watch, watched) = shard.watch();
+    let timer = Cell::new(None);
+    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls, timer, watch });
+    Ok(Greeted { client, _watched: watched, stream, http2 })
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -175,38 +195,86 @@ async fn more(stream: &mut Peeked) -> io::Result<()> {
 }
 
 async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
-    let shard = Rc::clone(&client.shard);
-    let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
-    let connection = http1_settings().serve_connection(TokioIo::new(stream), service);
-    let mut connection = pin!(connection.with_upgrades());
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shard.draining() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended.map_err(io::Error::other)
+    let of_client = Rc::clone(&client);
+    let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    until_over(&client, connection, |connection| connection.graceful_shutdown(), false).await
 }
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
-    let shard = Rc::clone(&client.shard);
-    let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
-    let mut connection = pin!(http2_settings().serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shard.draining() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    ended.map_err(io::Error::other)
+    let of_client = Rc::clone(&client);
+    let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
+    let connection = http2_settings().serve_connection(TokioIo::new(stream), service);
+    until_over(&client, connection, |connection| connection.graceful_shutdown(), true).await
 }
 
-fn http1_settings() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD);
-    builder
+/// Drives a connection to its end; tells it once when the shard drains, and drops it when it has waited too long for a
+/// request. Signals are looked for only where the connection has nothing to do, and the wait is measured by the shard for
+/// all connections together: timers and signals of its own would cost every request more than all routing.
+async fn until_over<C>(
+    client: &Client,
+    connection: C,
+    shut_down: impl Fn(Pin<&mut C>),
+    http2: bool,
+) -> io::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    let mut drain = pin!(client.shard.drain_begins());
+    // From here on the signal reaches this task, whatever wakes it otherwise.
+    drain.as_mut().enable();
+    let (mut watched, mut told, mut linger) = (false, false, None);
+    let driven = poll_fn(|context| {
+        let ended = connection.as_mut().poll(context);
+        if ended.is_ready() {
+            return ended;
+        }
+        if !watched {
+            // This registers the waker of this task, which stays the same for as long as the task lives.
+            watched = true;
+            client.watch.wake_by(context.waker());
+            let _ = drain.as_mut().poll(context);
+        }
+        let (patience, draining) = (client.watch.patience(), client.shard.is_draining());
+        if patience == Patience::Left && !draining {
+            return ended;
+        }
+        if patience == Patience::Lost || (patience == Patience::Over && !client.watch.has_asked()) {
+            return Poll::Ready(Ok(()));
+        }
+        // A connection that has asked for nothing yet may have a request on its way, or unread: told now, the codec would
+        // close it.
+        if !told && (http2 || client.watch.has_asked()) {
+            told = true;
+            shut_down(connection.as_mut());
+            return connection.as_mut().poll(context);
+        }
+        if draining && lingers_too_long(client, &mut linger, http2, context) {
+            Poll::Ready(Ok(()))
+        } else {
+            ended
+        }
+    });
+    driven.await.map_err(io::Error::other)
+}
+
+/// Whether a connection without a request holds up the end: one that never asked, or an HTTP/2 client that does not
+/// acknowledge that it was told.
+fn lingers_too_long(
+    client: &Client,
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    http2: bool,
+    context: &mut Context<'_>,
+) -> bool {
+    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
+    while timer.as_mut().poll(context).is_ready() {
+        if !client.watch.has_asked() || (http2 && client.watch.waits_for(LAST_CHANCE)) {
+            return true;
+        }
+        timer.as_mut().reset((Instant::now() + LAST_CHANCE).into());
+    }
+    false
 }
 
 fn http2_settings() -> http2::Builder<LocalExecutor> {

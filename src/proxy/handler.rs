@@ -1,10 +1,13 @@
 //! One request: from its head to a version and back. Generic over how the bytes of its body arrive.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,13 +16,14 @@ use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
+use tokio::time::Sleep;
 
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
 use super::record::{self, Line, Meter};
-use super::shard::Shard;
+use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
 use super::upstream::{self, Endpoint, Lease, Need};
@@ -37,6 +41,10 @@ pub(super) struct Client {
     /// The address without port, as a header value.
     pub(super) address_text: Option<HeaderValue>,
     pub(super) tls: bool,
+    /// A timer for whichever request comes next.
+    pub(super) timer: Cell<Option<Pin<Box<Sleep>>>>,
+    /// What the shard watches the connection by.
+    pub(super) watch: Rc<Watch>,
 }
 
 /// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
@@ -60,8 +68,8 @@ where
 
 /// A request that has a version, on its way there and back.
 struct Exchange {
-    /// Taken while it is being sent.
-    request: Request<RequestBody>,
+    /// `None` while it is being sent, and afterwards.
+    request: Option<Request<RequestBody>>,
     meter: Meter,
     admitted: Admitted,
 }
@@ -99,7 +107,7 @@ impl Exchange {
             meter.progress = Some(Rc::clone(&progress));
             RequestBody::new(body, &progress)
         };
-        Ok(Box::new(Self { request: Request::from_parts(parts, body), meter, admitted }))
+        Ok(Box::new(Self { request: Some(Request::from_parts(parts, body)), meter, admitted }))
     }
 
     /// Sends the request to its version, and makes the client's response of what comes back.
@@ -121,23 +129,43 @@ impl Exchange {
         let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
         let mut fresh = false;
         loop {
-            let mut lease = endpoint.lease(need, fresh, timeouts.connect).await?;
+            let mut lease = match endpoint.lease(need, fresh, timeouts.connect).await {
+                Err(failure) if failure.kind == Kind::ConnectFailed => {
+                    Box::pin(self.lease_elsewhere(&endpoint, need, timeouts.connect)).await.ok_or(failure)?
+                }
+                leased => leased?,
+            };
             if need == Need::Tunnel {
                 let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;
                 self.dress_tunnel(&lease, extended)?;
             }
             self.dress(&lease)?;
-            let request = std::mem::replace(&mut self.request, Request::new(RequestBody::EMPTY));
+            let request = self.request.take().ok_or(Kind::Closed)?;
             let sending = pin!(lease.send(request));
-            match head_within(timeouts.response, self.meter.progress.as_deref(), sending).await? {
+            let wait = Wait { limit: timeouts.response, progress: self.meter.progress.as_deref() };
+            match wait.head_within(&self.meter.client, sending).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
                     // Nothing of it was sent: the connection had been closed while it was idle.
-                    Some(unsent) if lease.reused => (self.request, fresh) = (unsent, true),
+                    Some(unsent) if lease.reused => (self.request, fresh) = (Some(unsent), true),
                     _ => return Err(failed(error.into_error(), &self.meter)),
                 },
             }
         }
+    }
+
+    /// A connection to another address of the upstream's name, where nobody listens at the one that was chosen:
+    /// `localhost` has two, and many servers listen at one of them.
+    async fn lease_elsewhere(&self, refused: &Rc<Endpoint>, need: Need, patience: Duration) -> Option<Lease> {
+        let (_, version) = chosen(&self.meter)?;
+        let is_other = |other: &&Rc<Endpoint>| other.label == refused.label && !Rc::ptr_eq(other, refused);
+        let others: Vec<_> = version.backends.endpoints().iter().filter(is_other).cloned().collect();
+        for other in others {
+            if let Ok(lease) = other.lease(need, false, patience).await {
+                return Some(lease);
+            }
+        }
+        None
     }
 
     /// Chooses an endpoint of the version, and notes it.
@@ -150,6 +178,13 @@ impl Exchange {
             line.upstream = Some(Rc::clone(&endpoint.label));
         }
         Ok((endpoint, timeouts))
+    }
+
+    /// Whether the request's `Host` line is what the endpoint is to see.
+    fn keeps_host(&self, lease: &Lease) -> bool {
+        let preserved = chosen(&self.meter)
+            .is_some_and(|(worker, _)| matches!(worker.upstream_host(), UpstreamHost::Preserve));
+        self.admitted.host_as_sent && preserved && !lease.is_http2()
     }
 
     /// The `Host` that the endpoint is to see.
@@ -170,14 +205,17 @@ impl Exchange {
         if lease.is_http2() && !(upgrade.is_websocket() && extended_connect) {
             return Err(Kind::UpgradeRefused);
         }
-        upgrade.dress(&mut self.request, lease.is_http2());
+        if let Some(request) = &mut self.request {
+            upgrade.dress(request, lease.is_http2());
+        }
         Ok(())
     }
 
     /// Gives the request the form of the protocol that its connection speaks. Can be done again for another connection.
     fn dress(&mut self, lease: &Lease) -> Result<(), Failure> {
-        let host = self.upstream_host(lease)?;
-        let request = &mut self.request;
+        // As the client sent it, where nothing says otherwise: most requests need not be touched.
+        let host = if self.keeps_host(lease) { None } else { Some(self.upstream_host(lease)?) };
+        let Some(request) = &mut self.request else { return Ok(()) };
         if self.admitted.te_trailers && self.admitted.upgrade.is_none() {
             request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
             if !lease.is_http2() {
@@ -185,15 +223,14 @@ impl Exchange {
             }
         }
         if lease.is_http2() {
-            return dress_http2(request, &host, lease.is_tls());
+            return host.map_or(Ok(()), |host| dress_http2(request, &host, lease.is_tls()));
         }
         *request.version_mut() = Version::HTTP_11;
         if request.uri().authority().is_some() {
             let target = request.uri().path_and_query().cloned();
             *request.uri_mut() = target.unwrap_or_else(|| PathAndQuery::from_static("/")).into();
         }
-        let preserved = self.admitted.host_as_sent && self.admitted.host.as_ref() == Some(&host);
-        if !preserved {
+        if let Some(host) = host {
             request.headers_mut().insert(header::HOST, host);
         }
         // The codec would take a GET of unknown length for one without body.
@@ -370,22 +407,41 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
     }
 }
 
-/// Waits for a response's head. The deadline starts anew with every piece of the request's body that passes.
-async fn head_within<T>(
+/// How long a response's head may take. The deadline starts anew with every piece of the request's body that passes.
+struct Wait<'a> {
     limit: Duration,
-    progress: Option<&Progress>,
-    mut head: Pin<&mut impl Future<Output = T>>,
-) -> Result<T, Failure> {
-    let mut due = Instant::now() + limit;
-    loop {
-        if let Ok(result) = tokio::time::timeout_at(due.into(), head.as_mut()).await {
-            return Ok(result);
-        }
-        let moved = progress.map_or(due, |progress| progress.last.get() + limit);
-        if moved <= due {
-            return Err(Kind::ResponseTimeout.into());
-        }
-        due = moved;
+    progress: Option<&'a Progress>,
+}
+
+impl Wait<'_> {
+    /// Waits for a response's head. The timer is the client connection's, where no other request uses it: to set a timer
+    /// forward costs next to nothing, to make one and take it out again costs as much as a hash table look-up each.
+    async fn head_within<T>(
+        &self,
+        client: &Client,
+        head: Pin<&mut impl Future<Output = T>>,
+    ) -> Result<T, Failure> {
+        let mut head = head;
+        let mut due = Instant::now() + self.limit;
+        let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
+        timer.as_mut().reset(due.into());
+        let waited = poll_fn(|context| {
+            if let Poll::Ready(result) = head.as_mut().poll(context) {
+                return Poll::Ready(Ok(result));
+            }
+            loop {
+                ready!(timer.as_mut().poll(context));
+                let moved = self.progress.map_or(due, |progress| progress.last.get() + self.limit);
+                if moved <= due {
+                    return Poll::Ready(Err(Kind::ResponseTimeout.into()));
+                }
+                due = moved;
+                timer.as_mut().reset(due.into());
+            }
+        })
+        .await;
+        client.timer.set(Some(timer));
+        waited
     }
 }
 

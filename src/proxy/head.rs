@@ -158,30 +158,28 @@ pub(super) fn authority(parts: &Parts, host: Option<&HeaderValue>) -> Result<Opt
 
 /// `host[:port]` without user information: a name of letters, digits, `-`, `.`, `_` and `~`, or an address in brackets.
 fn is_authority(text: &[u8]) -> bool {
-    let (host, port) = match text.iter().rposition(|&byte| byte == b']') {
-        Some(end) => (&text[..=end], &text[end + 1..]),
-        None => text.split_at(text.iter().position(|&byte| byte == b':').unwrap_or(text.len())),
+    if text.first() == Some(&b'[') {
+        return is_bracketed(text);
+    }
+    let name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let end = text.iter().position(|byte| !name(byte)).unwrap_or(text.len());
+    end > 0 && is_port(&text[end..])
+}
+
+fn is_bracketed(text: &[u8]) -> bool {
+    let Some(end) = text.iter().position(|&byte| byte == b']') else { return false };
+    let address = std::str::from_utf8(&text[1..end]);
+    address.is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()) && is_port(&text[end + 1..])
+}
+
+/// Nothing, or a colon and a port that may be left out (RFC 3986 section 3.2.3).
+fn is_port(text: &[u8]) -> bool {
+    let [colon, digits @ ..] = text else { return true };
+    let add = |port: u32, digit: &u8| match digit {
+        b'0'..=b'9' => Some(port * 10 + u32::from(digit - b'0')).filter(|port| *port <= 65_535),
+        _ => None,
     };
-    let good_host = match host {
-        [b'[', address @ .., b']'] => {
-            std::str::from_utf8(address).is_ok_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
-        }
-        name => {
-            let character =
-                |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-            !name.is_empty() && name.iter().all(character)
-        }
-    };
-    let good_port = match port {
-        [] => true,
-        [b':', digits @ ..] => {
-            digits.iter().all(u8::is_ascii_digit)
-                && std::str::from_utf8(digits)
-                    .is_ok_and(|port| port.is_empty() || port.parse::<u16>().is_ok())
-        }
-        _ => false,
-    };
-    good_host && good_port
+    *colon == b':' && digits.iter().try_fold(0, add).is_some()
 }
 
 /// Removes the lines that belong to one hop (RFC 9110 section 7.6.1): `Connection`, what it nominates, and what is

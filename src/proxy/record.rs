@@ -86,6 +86,7 @@ const CLIENT_LEFT: u16 = 499;
 impl Meter {
     pub(super) fn new(client: &Rc<Client>, snapshot: Rc<Snapshot>, started: Instant) -> Self {
         client.shard.request_began();
+        client.watch.request_began();
         Self {
             client: Rc::clone(client),
             snapshot,
@@ -203,7 +204,9 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        let duration = self.started.elapsed();
+        let now = Instant::now();
+        let duration = now.saturating_duration_since(self.started);
+        self.client.watch.request_ended(now);
         let reason = self.version.map(|(_, reason)| reason);
         let series = match (self.version(), self.worker()) {
             (Some(version), _) => &version.series,

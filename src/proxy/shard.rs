@@ -7,9 +7,12 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -71,6 +74,90 @@ pub(super) struct Shard {
     gauge: Arc<Gauge>,
     drain: Drain,
     warned: Cell<Option<Instant>>,
+    /// Connections that are looked through for those on which nothing happens.
+    watched: RefCell<Slab<Rc<Watch>>>,
+}
+
+/// How much longer a connection may wait for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Patience {
+    /// It may go on.
+    Left,
+    /// It should end as soon as what was written to it is on its way.
+    Over,
+    /// It ends now, whatever its client has not read.
+    Lost,
+}
+
+/// What tells whether a client connection waits for a request, and since when.
+pub(super) struct Watch {
+    requests: Cell<u32>,
+    /// Whether there was any request yet.
+    asked: Cell<bool>,
+    /// When the connection began to wait for the next request's head.
+    waits_since: Cell<Instant>,
+    patience: Cell<Patience>,
+    /// Wakes the connection's task then.
+    waker: Cell<Option<Waker>>,
+}
+
+impl Watch {
+    pub(super) fn request_began(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.asked.set(true);
+    }
+
+    pub(super) fn request_ended(&self, now: Instant) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+        self.waits_since.set(now);
+    }
+
+    /// Whether the connection has made a request.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked.get()
+    }
+
+    /// Whether no request is under way, and none has ended for so long.
+    pub(super) fn waits_for(&self, long: Duration) -> bool {
+        self.requests.get() == 0 && self.waits_since.get().elapsed() >= long
+    }
+
+    /// How much longer the connection may wait.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience.get()
+    }
+
+    pub(super) fn wake_by(&self, waker: &Waker) {
+        self.waker.set(Some(waker.clone()));
+    }
+
+    fn look(&self, now: Instant) {
+        let waited = now.saturating_duration_since(self.waits_since.get());
+        let patience = match self.requests.get() {
+            0 if waited >= HEAD * 2 => Patience::Lost,
+            0 if waited >= HEAD => Patience::Over,
+            _ => Patience::Left,
+        };
+        if self.patience.replace(patience) < patience {
+            let waker = self.waker.take();
+            if let Some(waker) = &waker {
+                waker.wake_by_ref();
+            }
+            self.waker.set(waker);
+        }
+    }
+}
+
+/// A connection's place among those that are watched.
+pub(super) struct Watched {
+    shard: Rc<Shard>,
+    place: usize,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.shard.watched.borrow_mut().remove(self.place);
+    }
 }
 
 #[derive(Default)]
@@ -90,6 +177,9 @@ struct Accepting {
 
 /// How often idle upstream connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+/// How long a client connection may take from its beginning, or from the end of its last response, to the end of the next
+/// request's head. Connections are looked at now and then: it may be a housekeeping interval longer.
+pub(super) const HEAD: Duration = Duration::from_secs(60);
 /// How long log lines may wait for more.
 const LOG_DELAY: Duration = Duration::from_millis(100);
 /// How long accepting pauses when the process has no descriptor left.
@@ -146,6 +236,7 @@ impl Shard {
             gauge: Arc::clone(gauge),
             drain: Drain::default(),
             warned: Cell::new(None),
+            watched: RefCell::default(),
         });
         tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
         shard
@@ -234,6 +325,19 @@ impl Shard {
         ConnectionGuard(Rc::clone(self))
     }
 
+    /// Watches a connection for as long as the guard lives.
+    pub(super) fn watch(self: &Rc<Self>) -> (Rc<Watch>, Watched) {
+        let watch = Rc::new(Watch {
+            requests: Cell::new(0),
+            asked: Cell::new(false),
+            waits_since: Cell::new(Instant::now()),
+            patience: Cell::new(Patience::Left),
+            waker: Cell::new(None),
+        });
+        let place = self.watched.borrow_mut().insert(Rc::clone(&watch));
+        (watch, Watched { shard: Rc::clone(self), place })
+    }
+
     pub(super) fn request_began(&self) {
         add(&self.gauge.requests, 1);
     }
@@ -254,12 +358,22 @@ impl Shard {
         gauge.connections.load(Ordering::Relaxed) > 0 || gauge.requests.load(Ordering::Relaxed) > 0
     }
 
+    /// Whether connections should end as soon as they can.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.begun.get()
+    }
+
     /// Resolves when connections should end as soon as they can.
     pub(super) async fn draining(&self) {
-        let begin = self.drain.begin.notified();
-        if !self.drain.begun.get() {
-            begin.await;
+        let begins = self.drain_begins();
+        if !self.is_draining() {
+            begins.await;
         }
+    }
+
+    /// Resolves when draining begins after this call.
+    pub(super) fn drain_begins(&self) -> Notified<'_> {
+        self.drain.begin.notified()
     }
 
     /// Hands log lines over in a while, unless more come first.
@@ -305,11 +419,12 @@ async fn keep_house(shard: Weak<Shard>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let Some(shard) = shard.upgrade() else { return };
-        let now = Instant::now();
         let endpoints: Vec<_> = shard.endpoints.borrow().values().filter_map(Weak::upgrade).collect();
         for endpoint in endpoints {
-            endpoint.close_idle(now);
+            endpoint.close_idle();
         }
+        let now = Instant::now();
+        shard.watched.borrow().iter().for_each(|(_, watch)| watch.look(now));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -66,6 +66,15 @@ impl Peeked {
             Poll::Ready(Ok(read.len()))
         })
         .await
+    }
+}
+
+impl Stream {
+    /// Whether an idle stream is as it should be: open, and without bytes that nobody asked for.
+    pub(super) fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
     }
 }
 

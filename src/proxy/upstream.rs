@@ -6,9 +6,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
@@ -18,7 +21,8 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
@@ -40,6 +44,10 @@ pub(super) struct Endpoint {
     in_flight: Cell<u32>,
     /// HTTP/1.1 connections without a request, the longest idle first.
     idle: RefCell<VecDeque<Idle>>,
+    /// Counts ticks: a clock that costs nothing to read.
+    tick: Cell<u32>,
+    /// Whether a task counts ticks, because connections are idle and awake.
+    ticking: Cell<bool>,
     /// HTTP/2 connections.
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
     /// Held while an HTTP/2 connection (or one that may turn out to be) is made: the others wait and share it.
@@ -66,9 +74,58 @@ pub(super) enum Target {
     Unix(PathBuf),
 }
 
+/// An HTTP/1.1 connection without a request.
 struct Idle {
+    state: IdleState,
+    /// The endpoint's tick at which it became idle.
+    since: u32,
+    /// How often it was looked at since.
+    looks: u32,
+}
+
+enum IdleState {
+    /// Ready for the next request.
+    Awake(Single),
+    /// Idle for longer: the codec with its buffers, twenty kilobytes, is gone, and only the stream is left.
+    Asleep(Stream),
+}
+
+/// An HTTP/1.1 connection and the codec that drives it, which its task and the pool share.
+struct Single {
     sender: http1::SendRequest<RequestBody>,
-    since: Instant,
+    codec: Codec,
+    /// The task that drives it.
+    task: AbortHandle,
+    /// Whether it may be kept: not where it was made to become a tunnel.
+    kept: bool,
+}
+
+/// Taken out when the connection falls asleep.
+type Codec = Rc<RefCell<Option<http1::Connection<TokioIo<Stream>, RequestBody>>>>;
+
+impl Idle {
+    fn is_closed(&mut self) -> bool {
+        match &mut self.state {
+            IdleState::Awake(single) => single.sender.is_closed(),
+            IdleState::Asleep(stream) => !stream.is_quiet(),
+        }
+    }
+
+    /// Gives the buffers up, where nothing is in them. A connection that is not ready, or has bytes that nobody asked for,
+    /// stays as it is: it is looked at again when it is to be used.
+    fn fall_asleep(&mut self) {
+        let IdleState::Awake(single) = &mut self.state else { return };
+        if !single.sender.is_ready() {
+            return;
+        }
+        let codec = single.codec.try_borrow_mut().ok().and_then(|mut codec| codec.take());
+        let Some(parts) = codec.map(http1::Connection::into_parts) else { return };
+        single.task.abort();
+        // With the codec gone the sender is closed; so bytes that nobody asked for end the connection.
+        if parts.read_buf.is_empty() {
+            self.state = IdleState::Asleep(parts.io.into_inner());
+        }
+    }
 }
 
 struct Multiplexed {
@@ -81,14 +138,18 @@ struct Multiplexed {
 struct Allowance {
     streams: Cell<usize>,
     extended_connect: Cell<bool>,
-    /// Told when extended CONNECT turns out to be allowed.
-    changed: Notify,
+    since: Instant,
+    /// Wakes the connection's task: what the upstream says does not, as the codec reads it in a task of its own.
+    task: Cell<Option<Waker>>,
 }
 
 /// The most idle connections kept to one endpoint, per shard.
 const MAX_IDLE: usize = 1024;
-/// For how long an idle connection is kept.
-const IDLE_KEPT: Duration = Duration::from_secs(60);
+/// The length of a tick, while there are idle connections that are awake. One that stays idle for a whole tick falls
+/// asleep.
+const TICK: Duration = Duration::from_millis(100);
+/// For how many looks (one each housekeeping interval) an idle connection is kept: a minute.
+const IDLE_KEPT: u32 = 12;
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
 /// HTTP/2 flow control towards upstreams: what a client that does not read may make an upstream send ahead.
@@ -118,6 +179,8 @@ impl Endpoint {
             tls,
             in_flight: Cell::new(0),
             idle: RefCell::default(),
+            tick: Cell::new(0),
+            ticking: Cell::new(false),
             multiplexed: RefCell::default(),
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
@@ -137,23 +200,63 @@ impl Endpoint {
         patience: Duration,
     ) -> Result<Lease, Failure> {
         let place = Place::take(self);
-        if !fresh && let Some(sender) = self.take_idle() {
-            return Ok(Lease { place, connection: Connection::Single(sender), reused: true });
+        if !fresh
+            && need == Need::Request
+            && let Some(idle) = self.take_idle()
+        {
+            let single = match idle {
+                IdleState::Awake(single) => single,
+                IdleState::Asleep(stream) => Box::pin(self.speak_http1(stream)).await?,
+            };
+            return Ok(Lease { place, connection: Connection::Single(single), reused: true });
         }
         let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
         let connection = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
         Ok(Lease { place, connection, reused: false })
     }
 
-    fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+    fn take_idle(&self) -> Option<IdleState> {
         let mut idle = self.idle.borrow_mut();
-        while let Some(connection) = idle.pop_back() {
-            // A connection that is neither ready nor closed still sends the last request's body: it is given up.
-            if connection.sender.is_ready() {
-                return Some(connection.sender);
+        while let Some(mut connection) = idle.pop_back() {
+            let usable = match &mut connection.state {
+                // One that is neither ready nor closed still sends the last request's body: it is given up.
+                IdleState::Awake(single) => single.sender.is_ready(),
+                IdleState::Asleep(stream) => stream.is_quiet(),
+            };
+            if usable {
+                return Some(connection.state);
             }
         }
         None
+    }
+
+    /// Keeps a connection for another request.
+    fn keep(self: &Rc<Self>, single: Single) {
+        let mut idle = self.idle.borrow_mut();
+        if !single.kept || single.sender.is_closed() || idle.len() >= MAX_IDLE {
+            return;
+        }
+        idle.push_back(Idle { state: IdleState::Awake(single), since: self.tick.get(), looks: 0 });
+        if !self.ticking.replace(true) {
+            tokio::task::spawn_local(tick(Rc::downgrade(self)));
+        }
+    }
+
+    /// Counts a tick and lets connections fall asleep; whether there are others still awake.
+    fn tick(&self) -> bool {
+        let now = self.tick.get().wrapping_add(1);
+        self.tick.set(now);
+        let mut awake = false;
+        // The longest idle come first: behind one that is too young there are only younger ones.
+        for connection in self.idle.borrow_mut().iter_mut() {
+            if now.wrapping_sub(connection.since) < 2 {
+                awake = true;
+                break;
+            }
+            connection.fall_asleep();
+        }
+        self.ticking.set(awake);
+        awake
     }
 
     async fn connect(&self, need: Need) -> Result<Connection, Failure> {
@@ -201,7 +304,7 @@ impl Endpoint {
         let plain = Peeked::new(socket);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
-            return self.speak(Stream::Plain(plain), http2).await;
+            return self.speak(Stream::Plain(plain), http2, need).await;
         };
         let config = if need == Need::Tunnel { &connector.http1 } else { &connector.any };
         let stream = TlsConnector::from(config.clone()).connect(name.clone(), plain).await;
@@ -210,13 +313,12 @@ impl Endpoint {
         if need == Need::Request {
             self.chose_http2.set(Some(http2));
         }
-        self.speak(Stream::ClientTls(Box::new(stream)), http2).await
+        self.speak(Stream::ClientTls(Box::new(stream)), http2, need).await
     }
 
-    async fn speak(&self, stream: Stream, http2: bool) -> Result<Connection, Failure> {
-        let failed = |error| Failure::because(Kind::ConnectFailed, error);
-        let io = TokioIo::new(stream);
+    async fn speak(&self, stream: Stream, http2: bool, need: Need) -> Result<Connection, Failure> {
         if http2 {
+            let (failed, io) = (|error| Failure::because(Kind::ConnectFailed, error), TokioIo::new(stream));
             let (sender, connection) = http2::Builder::new(LocalExecutor)
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
@@ -227,14 +329,16 @@ impl Endpoint {
             let allowance = Rc::new(Allowance {
                 streams: Cell::new(MAX_STREAMS),
                 extended_connect: Cell::new(false),
-                changed: Notify::new(),
+                since: Instant::now(),
+                task: Cell::new(None),
             });
             let (mut connection, told) = (Box::pin(connection), Rc::clone(&allowance));
-            let driven = std::future::poll_fn(move |context| {
+            let driven = poll_fn(move |context| {
                 let polled = connection.as_mut().poll(context);
                 told.tell(
                     connection.current_max_send_streams(),
                     connection.is_extended_connect_protocol_enabled(),
+                    context.waker(),
                 );
                 polled
             });
@@ -243,25 +347,71 @@ impl Endpoint {
             self.multiplexed.borrow_mut().push(Rc::clone(&connection));
             return Ok(Connection::shared(&connection));
         }
-        let (sender, connection) = http1::Builder::new().handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(drive(connection.with_upgrades(), Rc::clone(&self.label)));
-        Ok(Connection::Single(sender))
+        match need {
+            Need::Request => self.speak_http1(stream).await.map(Connection::Single),
+            Need::Tunnel => self.speak_upgradable(stream).await.map(Connection::Single),
+        }
+    }
+
+    async fn speak_http1(&self, stream: Stream) -> Result<Single, Failure> {
+        let (sender, connection) = handshake(stream).await?;
+        let codec: Codec = Rc::new(RefCell::new(Some(connection)));
+        let driven = Rc::clone(&codec);
+        let connection = poll_fn(move |context| match driven.borrow_mut().as_mut() {
+            Some(connection) => Pin::new(connection).poll(context),
+            None => Poll::Ready(Ok(())),
+        });
+        let task = tokio::task::spawn_local(drive(connection, Rc::clone(&self.label))).abort_handle();
+        Ok(Single { sender, codec, task, kept: true })
+    }
+
+    /// A connection that may become a tunnel: its codec hands the stream over then, and so cannot be shared.
+    async fn speak_upgradable(&self, stream: Stream) -> Result<Single, Failure> {
+        let (sender, connection) = handshake(stream).await?;
+        let connection = connection.with_upgrades();
+        let task = tokio::task::spawn_local(drive(connection, Rc::clone(&self.label))).abort_handle();
+        Ok(Single { sender, codec: Rc::default(), task, kept: false })
     }
 
     /// Closes connections that nobody has used for long, or that the upstream has closed.
-    pub(super) fn close_idle(&self, now: Instant) {
-        self.idle.borrow_mut().retain(|connection| {
-            !connection.sender.is_closed() && now.duration_since(connection.since) < IDLE_KEPT
+    pub(super) fn close_idle(&self) {
+        self.idle.borrow_mut().retain_mut(|connection| {
+            connection.looks += 1;
+            connection.looks <= IDLE_KEPT && !connection.is_closed()
         });
         self.multiplexed.borrow_mut().retain(|connection| !connection.sender.is_closed());
     }
 }
 
+async fn handshake(
+    stream: Stream,
+) -> Result<(http1::SendRequest<RequestBody>, http1::Connection<TokioIo<Stream>, RequestBody>), Failure> {
+    // Requests are mostly heads: one buffer costs less than a list of slices.
+    let shaken = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
+    shaken.map_err(|error| Failure::because(Kind::ConnectFailed, error))
+}
+
+async fn tick(endpoint: Weak<Endpoint>) {
+    loop {
+        tokio::time::sleep(TICK).await;
+        if !endpoint.upgrade().is_some_and(|endpoint| endpoint.tick()) {
+            return;
+        }
+    }
+}
+
 impl Allowance {
-    fn tell(&self, streams: usize, extended_connect: bool) {
+    fn tell(&self, streams: usize, extended_connect: bool, task: &Waker) {
         self.streams.set(streams);
-        if extended_connect && !self.extended_connect.replace(true) {
-            self.changed.notify_waiters();
+        self.extended_connect.set(extended_connect);
+        let known = self.task.take().filter(|known| known.will_wake(task));
+        self.task.set(known.or_else(|| Some(task.clone())));
+    }
+
+    /// Has the connection's task look again at what the upstream allows.
+    fn look_again(&self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
         }
     }
 }
@@ -302,7 +452,7 @@ impl Drop for Place {
 }
 
 enum Connection {
-    Single(http1::SendRequest<RequestBody>),
+    Single(Single),
     Shared(OneStream),
 }
 
@@ -341,8 +491,13 @@ impl Lease {
     pub(super) async fn allows_extended_connect(&self) -> bool {
         let Connection::Shared(stream) = &self.connection else { return false };
         let allowance = &stream.connection.allowance;
-        let changed = allowance.changed.notified();
-        allowance.extended_connect.get() || tokio::time::timeout(SETTINGS, changed).await.is_ok()
+        let mut pause = LOOK;
+        while !allowance.extended_connect.get() && allowance.since.elapsed() < SETTINGS {
+            allowance.look_again();
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        allowance.extended_connect.get()
     }
 
     /// The `Host` of the upstream's own.
@@ -357,26 +512,23 @@ impl Lease {
         request: Request<RequestBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
         match &mut self.connection {
-            Connection::Single(sender) => Either::Left(sender.try_send_request(request)),
+            Connection::Single(single) => Either::Left(single.sender.try_send_request(request)),
             Connection::Shared(stream) => Either::Right(stream.sender.try_send_request(request)),
         }
     }
 
     /// Keeps the connection for another request.
     pub(super) fn give_back(self) {
-        if let Connection::Single(sender) = self.connection
-            && !sender.is_closed()
-        {
-            let mut idle = self.place.0.idle.borrow_mut();
-            if idle.len() < MAX_IDLE {
-                idle.push_back(Idle { sender, since: Instant::now() });
-            }
+        if let Connection::Single(single) = self.connection {
+            self.place.0.keep(single);
         }
     }
 }
 
 /// How long a new HTTP/2 connection is given to say whether it allows extended CONNECT.
 const SETTINGS: Duration = Duration::from_secs(1);
+/// The first pause before a look at whether it has said so; each further pause is twice as long.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// The less loaded of two random endpoints; `draw` decides which two.
 pub(super) fn choose(endpoints: &[Rc<Endpoint>], draw: u64) -> Option<Rc<Endpoint>> {

@@ -2,12 +2,23 @@
 
 mod bodies;
 mod choice;
+mod drain;
 mod failures;
 mod flow;
 mod forwarding;
 mod heads;
+mod http2;
+mod kit;
 mod limits;
+mod pools;
+mod proxy_protocol;
 mod records;
+mod reload;
+mod streams;
+mod tls;
+mod tunnel;
+mod unix;
+mod websocket;
 
 use std::sync::{Arc, Mutex};
 
