@@ -39,8 +39,8 @@ pub(super) struct Seen {
     own_vias: usize,
     transfer_encodings: usize,
     content_lengths: usize,
-    /// Whether the length has leading zeros, which not every parser takes for decimal.
-    padded_length: bool,
+    /// Whether the length is written in a way that not every parser reads alike.
+    odd_length: bool,
     /// `Connection`, or any line that it nominates by custom.
     hop_by_hop: bool,
     connection: bool,
@@ -79,7 +79,7 @@ impl Seen {
             "cookie" => self.cookies += 1,
             "content-length" => {
                 self.content_lengths += 1;
-                self.padded_length |= is_padded(value);
+                self.odd_length |= is_odd(value);
             }
             "connection" => (self.hop_by_hop, self.connection) = (true, true),
             "keep-alive" | "proxy-connection" | "http2-settings" => self.hop_by_hop = true,
@@ -250,8 +250,8 @@ pub(super) fn prepare_request(parts: &mut Parts, seen: &Seen, client: &Introduct
     if seen.cookies > 1 {
         join_cookies(headers);
     }
-    if seen.padded_length {
-        unpad_length(headers);
+    if seen.odd_length || seen.content_lengths > 1 {
+        simplify_length(headers);
     }
     introduce(headers, seen, client);
     let via = match parts.version {
@@ -313,15 +313,17 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a number has leading zeros.
-fn is_padded(value: &HeaderValue) -> bool {
-    value.len() > 1 && value.as_bytes().starts_with(b"0")
+/// Whether a length is a list, or has leading zeros.
+fn is_odd(length: &HeaderValue) -> bool {
+    let text = length.as_bytes();
+    (text.len() > 1 && text[0] == b'0') || text.contains(&b',')
 }
 
-/// Writes the length as one plain number, so that no two hops can read it differently.
-fn unpad_length(headers: &mut HeaderMap) {
-    let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+/// Writes the length as one plain number, so that no two hops can read it differently. The codec has seen to it that it
+/// is one number, however often it is said.
+fn simplify_length(headers: &mut HeaderMap) {
+    let first = headers.get(header::CONTENT_LENGTH).and_then(|value| tokens(value).next());
+    let length = first.and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
     if let Some(length) = length {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
@@ -330,10 +332,10 @@ fn unpad_length(headers: &mut HeaderMap) {
 /// Removes from a response what belongs to the upstream's hop, and what only this proxy says.
 pub(super) fn prepare_response(headers: &mut HeaderMap) {
     let (mut hop_by_hop, mut connection, mut chunked, mut ours) = (false, false, false, false);
-    let mut padded_length = false;
+    let (mut lengths, mut odd_length) = (0, false);
     for (name, value) in &*headers {
         match name.as_str() {
-            "content-length" => padded_length |= is_padded(value),
+            "content-length" => (lengths, odd_length) = (lengths + 1, odd_length || is_odd(value)),
             "connection" => (hop_by_hop, connection) = (true, true),
             "transfer-encoding" => (hop_by_hop, chunked) = (true, true),
             "keep-alive" | "proxy-connection" | "upgrade" | "te" => hop_by_hop = true,
@@ -341,8 +343,8 @@ pub(super) fn prepare_response(headers: &mut HeaderMap) {
             _ => {}
         }
     }
-    if padded_length {
-        unpad_length(headers);
+    if odd_length || lengths > 1 {
+        simplify_length(headers);
     }
     if chunked {
         // RFC 9112 section 6.3: Transfer-Encoding overrides Content-Length; the body is framed anew.

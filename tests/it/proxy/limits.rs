@@ -157,3 +157,25 @@ async fn an_http_2_body_that_differs_from_its_length_is_never_whole() {
     }
     assert!(v1.received().is_empty());
 }
+
+#[tokio::test]
+async fn of_two_lengths_over_http_2_only_one_that_the_body_has_is_ever_forwarded() {
+    let v1 = backend("v1").start().await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    for (first, second) in [("5", "6"), ("6", "5"), ("5", "5")] {
+        let mut client = http2(proxy.pipe().await).await;
+        let (feed, stream) = frames();
+        let request = Request::post("http://shop.example/");
+        let request = request.header("content-length", first).header("content-length", second);
+        let sent = client.send_request(request.body(stream).unwrap());
+        let _ = feed.send(Ok(http_body::Frame::data("hello".into()))).await;
+        drop(feed);
+        let _ = sent.await;
+    }
+    for received in v1.received() {
+        assert_eq!(
+            (received.header("content-length").as_deref(), &received.body[..]),
+            (Some("5"), &b"hello"[..])
+        );
+    }
+}
