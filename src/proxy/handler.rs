@@ -137,7 +137,7 @@ impl Exchange {
             match head_within(timeouts.response, self.meter.progress.as_deref(), sending).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
-                    // Nothing of it was sent: the connection had been closed while it was idle.
+                    // Nothing of it was sent: the upstream had closed the connection, or said that it goes away.
                     Some(unsent) if lease.reused => (self.request, fresh) = (unsent, true),
                     _ => return Err(failed(error.into_error(), &self.meter)),
                 },
@@ -149,8 +149,7 @@ impl Exchange {
     /// `localhost` has two, and many servers listen at one of them.
     async fn lease_elsewhere(&self, refused: &Rc<Endpoint>, need: Need, patience: Duration) -> Option<Lease> {
         let (_, version) = chosen(&self.meter)?;
-        let is_other =
-            |other: &&Rc<Endpoint>| other.label == refused.label && !Rc::ptr_eq(other, refused);
+        let is_other = |other: &&Rc<Endpoint>| other.label == refused.label && !Rc::ptr_eq(other, refused);
         let others: Vec<_> = version.backends.endpoints().iter().filter(is_other).cloned().collect();
         for other in others {
             if let Ok(lease) = other.lease(need, false, patience).await {

@@ -365,7 +365,7 @@ pub(super) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 
 /// `1.1 gradual`, whatever the version.
 fn is_own_via(entry: &[u8]) -> bool {
-    entry.split(u8::is_ascii_whitespace).nth(1) == Some(VIA_NAME)
+    entry.split(u8::is_ascii_whitespace).filter(|part| !part.is_empty()).nth(1) == Some(VIA_NAME)
 }
 
 /// The protocol that a client asks to switch to; `h2c` is not one of them, as HTTP/2 is spoken by prior knowledge only.

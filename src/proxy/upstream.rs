@@ -8,8 +8,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
@@ -75,16 +76,24 @@ struct Idle {
 struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
     streams: Cell<usize>,
-    allowance: Rc<Allowance>,
+    codec: Codec,
+    since: Instant,
 }
 
-/// What an upstream allows on an HTTP/2 connection: known by the connection's task, needed by its users.
-struct Allowance {
-    streams: Cell<usize>,
-    extended_connect: Cell<bool>,
-    since: Instant,
-    /// Wakes the connection's task: what the upstream says does not, as the codec reads it in a task of its own.
-    task: Cell<Option<Waker>>,
+/// What drives an HTTP/2 connection and knows what the upstream allows on it; `None` when the connection has ended.
+type Codec = Rc<RefCell<Option<Pin<Box<http2::Connection<TokioIo<Stream>, RequestBody, LocalExecutor>>>>>>;
+
+impl Multiplexed {
+    /// How many streams the upstream allows at once, as far as it has said so yet.
+    fn allowed_streams(&self) -> usize {
+        let codec = self.codec.borrow();
+        codec.as_ref().map_or(0, |codec| codec.current_max_send_streams()).min(MAX_STREAMS)
+    }
+
+    /// Whether the upstream allows extended CONNECT, as far as it has said so yet.
+    fn allows_extended_connect(&self) -> bool {
+        self.codec.borrow().as_ref().is_some_and(|codec| codec.is_extended_connect_protocol_enabled())
+    }
 }
 
 /// The most idle connections kept to one endpoint, per shard.
@@ -143,8 +152,8 @@ impl Endpoint {
             return Ok(Lease { place, connection: Connection::Single(sender), reused: true });
         }
         let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
-        let connection = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
-        Ok(Lease { place, connection, reused: false })
+        let (connection, reused) = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
+        Ok(Lease { place, connection, reused })
     }
 
     fn take_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
@@ -158,24 +167,25 @@ impl Endpoint {
         None
     }
 
-    async fn connect(&self, need: Need) -> Result<Connection, Failure> {
+    /// A connection, and whether there was one already.
+    async fn connect(&self, need: Need) -> Result<(Connection, bool), Failure> {
         let multiplexed = match (self.key.scheme, need) {
             (Scheme::Http, _) | (Scheme::Https, Need::Tunnel) => false,
             (Scheme::H2c, _) => true,
             (Scheme::Https, Need::Request) => self.chose_http2.get().unwrap_or(true),
         };
         if !multiplexed {
-            return self.dial(need).await;
+            return Ok((self.dial(need).await?, false));
         }
         if let Some(shared) = self.share() {
-            return Ok(shared);
+            return Ok((shared, true));
         }
         let permit = self.dialing.acquire().await;
         let _permit = permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))?;
         // Whoever dialed before may have made one that has room, or found that the upstream speaks HTTP/1.1.
         match self.share() {
-            Some(shared) => Ok(shared),
-            None => self.dial(need).await,
+            Some(shared) => Ok((shared, true)),
+            None => Ok((self.dial(need).await?, false)),
         }
     }
 
@@ -184,8 +194,7 @@ impl Endpoint {
         let mut connections = self.multiplexed.borrow_mut();
         connections.retain(|connection| !connection.sender.is_closed());
         let free = |connection: &&Rc<Multiplexed>| {
-            let most = connection.allowance.streams.get().min(MAX_STREAMS);
-            connection.streams.get() < most && connection.sender.is_ready()
+            connection.streams.get() < connection.allowed_streams() && connection.sender.is_ready()
         };
         connections.iter().find(free).map(Connection::shared)
     }
@@ -226,24 +235,10 @@ impl Endpoint {
                 .handshake(io)
                 .await
                 .map_err(failed)?;
-            let allowance = Rc::new(Allowance {
-                streams: Cell::new(MAX_STREAMS),
-                extended_connect: Cell::new(false),
-                since: Instant::now(),
-                task: Cell::new(None),
-            });
-            let (mut connection, told) = (Box::pin(connection), Rc::clone(&allowance));
-            let driven = std::future::poll_fn(move |context| {
-                let polled = connection.as_mut().poll(context);
-                told.tell(
-                    connection.current_max_send_streams(),
-                    connection.is_extended_connect_protocol_enabled(),
-                    context.waker(),
-                );
-                polled
-            });
-            tokio::task::spawn_local(drive(driven, Rc::clone(&self.label)));
-            let connection = Rc::new(Multiplexed { sender, streams: Cell::new(0), allowance });
+            let codec: Codec = Rc::new(RefCell::new(Some(Box::pin(connection))));
+            tokio::task::spawn_local(drive(until_the_end(Rc::clone(&codec)), Rc::clone(&self.label)));
+            let (streams, since) = (Cell::new(0), Instant::now());
+            let connection = Rc::new(Multiplexed { sender, streams, codec, since });
             self.multiplexed.borrow_mut().push(Rc::clone(&connection));
             return Ok(Connection::shared(&connection));
         }
@@ -261,20 +256,20 @@ impl Endpoint {
     }
 }
 
-impl Allowance {
-    fn tell(&self, streams: usize, extended_connect: bool, task: &Waker) {
-        self.streams.set(streams);
-        self.extended_connect.set(extended_connect);
-        let known = self.task.take().filter(|known| known.will_wake(task));
-        self.task.set(known.or_else(|| Some(task.clone())));
-    }
-
-    /// Has the connection's task look again at what the upstream allows.
-    fn look_again(&self) {
-        if let Some(task) = self.task.take() {
-            task.wake();
-        }
-    }
+/// Drives a connection; when it has ended, nobody can send on it any more.
+async fn until_the_end(codec: Codec) -> hyper::Result<()> {
+    std::future::poll_fn(|context| {
+        let mut driven = codec.borrow_mut();
+        let ended = match driven.as_mut() {
+            Some(codec) => ready!(codec.as_mut().poll(context)),
+            None => Ok(()),
+        };
+        let over = driven.take();
+        drop(driven);
+        drop(over);
+        Poll::Ready(ended)
+    })
+    .await
 }
 
 async fn drive(connection: impl Future<Output = hyper::Result<()>>, label: Rc<str>) {
@@ -292,7 +287,7 @@ async fn drive(connection: impl Future<Output = hyper::Result<()>>, label: Rc<st
 pub(super) struct Lease {
     place: Place,
     connection: Connection,
-    /// Whether the connection had been idle, and so may be closed by now.
+    /// Whether the connection was there before, and so may have been closed by now.
     pub(super) reused: bool,
 }
 
@@ -351,14 +346,13 @@ impl Lease {
     /// its way when the connection is new.
     pub(super) async fn allows_extended_connect(&self) -> bool {
         let Connection::Shared(stream) = &self.connection else { return false };
-        let allowance = &stream.connection.allowance;
+        let connection = &stream.connection;
         let mut pause = LOOK;
-        while !allowance.extended_connect.get() && allowance.since.elapsed() < SETTINGS {
-            allowance.look_again();
+        while !connection.allows_extended_connect() && connection.since.elapsed() < SETTINGS {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        allowance.extended_connect.get()
+        connection.allows_extended_connect()
     }
 
     /// The `Host` of the upstream's own.

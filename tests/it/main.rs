@@ -11,3 +11,4 @@ mod fixture;
 mod life;
 mod model;
 mod proxy;
+mod support;

@@ -1,13 +1,66 @@
-//! The data plane on real sockets.
+//! The data plane end to end: real sockets on loopback, real backends, exact bytes.
 
+mod bodies;
+mod calls;
+mod choice;
 mod drain;
+mod failures;
+mod forwarding;
+mod heads;
 mod http2;
 mod kit;
+mod limits;
 mod pools;
 mod proxy_protocol;
+mod records;
 mod reload;
 mod streams;
 mod tls;
 mod tunnel;
 mod unix;
 mod websocket;
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Backend, raw_backend};
+
+/// Reads up to the end of a head; what follows it is left. Shorter where the connection ends.
+async fn read_head(socket: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match socket.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// The heads that a raw backend received, as they were on the wire.
+type Heads = Arc<Mutex<Vec<String>>>;
+
+/// A backend that answers every head with these bytes, and closes where they say so.
+async fn answering(bytes: &'static str) -> (Backend, Heads) {
+    let heads = Heads::default();
+    let received = Arc::clone(&heads);
+    let backend = raw_backend(move |mut socket| {
+        let received = Arc::clone(&received);
+        async move {
+            loop {
+                let head = read_head(&mut socket).await;
+                if head.is_empty() {
+                    return;
+                }
+                received.lock().unwrap().push(head);
+                if socket.write_all(bytes.as_bytes()).await.is_err() || !bytes.contains("keep-alive") {
+                    return;
+                }
+            }
+        }
+    })
+    .await;
+    (backend, heads)
+}
