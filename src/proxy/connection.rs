@@ -113,7 +113,7 @@ async fn last_chance(shard: &Shard) {
 async fn silence(asked: &Cell<bool>) {
     tokio::time::sleep(LAST_CHANCE).await;
     if asked.get() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -8,6 +8,7 @@ mod failures;
 mod forwarding;
 mod heads;
 mod http2;
+mod http2_upstream;
 mod kit;
 mod limits;
 mod pools;

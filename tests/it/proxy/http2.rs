@@ -143,10 +143,9 @@ fn more_than_a_hundred_streams_at_once_open_a_second_h2c_connection() {
 #[test]
 fn an_h2c_upstream_is_told_host_scheme_and_path_as_they_came() {
     run(async {
-        let upstream = says(Speaks::Http2, |request| {
-            format!("{} {:?}", request.uri(), request.headers().get("host"))
-        })
-        .await;
+        let upstream =
+            says(Speaks::Http2, |request| format!("{} {:?}", request.uri(), request.headers().get("host")))
+                .await;
         let (_proxy, mut client) = proxy("h2c", &upstream).await;
         let answer = ask2(&mut client, get2("/a%2Fb/../c?x=%20&y")).await;
         assert_eq!(answer.text, "http://example.com/a%2Fb/../c?x=%20&y None");

@@ -15,10 +15,8 @@ use super::kit::{
 
 /// Two versions of equal share, told apart by what they say.
 async fn halves(threads: usize) -> (Proxy, [Backend; 2]) {
-    let both = [
-        says(Speaks::Http1, |_| "one".to_owned()).await,
-        says(Speaks::Http1, |_| "two".to_owned()).await,
-    ];
+    let both =
+        [says(Speaks::Http1, |_| "one".to_owned()).await, says(Speaks::Http1, |_| "two".to_owned()).await];
     let [one, two] = [&both[0], &both[1]].map(|upstream| upstream.upstream("http"));
     let text = format!(
         "[[listener]]\n{ANY}\n[[worker]]\nname = \"shop\"\n[[worker.version]]\nid = \"v1\"\n{one}\n\
@@ -137,7 +135,8 @@ fn a_name_that_cannot_be_resolved_is_a_503_and_stops_neither_start_nor_other_ups
         let answer = get(proxy.address(), "/").await;
         assert_eq!((answer.status.as_u16(), answer.error()), (503, Some("no-upstream")));
         let upstream = says(Speaks::Http1, |_| "hello".to_owned()).await;
-        let both = format!("upstreams = [\"http://no-such-name.invalid:80\", \"http://{}\"]", upstream.address);
+        let both =
+            format!("upstreams = [\"http://no-such-name.invalid:80\", \"http://{}\"]", upstream.address);
         proxy.reload(&file(ANY, "", &both)).await.unwrap();
         assert_eq!(get(proxy.address(), "/").await.text, "hello");
     });

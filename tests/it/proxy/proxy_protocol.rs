@@ -83,7 +83,8 @@ fn connections_without_a_header_or_from_others_are_closed_unanswered() {
     run(async {
         let upstream = who().await;
         let trusting = proxy(&upstream).await;
-        for bytes in [REQUEST, b"PROXY TCP4 nonsense\r\n", b"\r\n\r\n\0\r\nQUIT\n\x99", b"PRI * HTTP/2.0\r\n"] {
+        for bytes in [REQUEST, b"PROXY TCP4 nonsense\r\n", b"\r\n\r\n\0\r\nQUIT\n\x99", b"PRI * HTTP/2.0\r\n"]
+        {
             assert_eq!(exchange(trusting.address(), bytes).await, "");
         }
         let listener = format!("{ANY}\n{}", TRUSTING.replace("127.0.0.0/8", "10.0.0.0/8"));

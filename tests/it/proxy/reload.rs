@@ -201,11 +201,14 @@ fn a_reload_that_cannot_be_prepared_changes_nothing_and_binds_nothing() {
         let port_in_use = split(&format!("{unix}{}", at(&[first, free, taken_address])), [&one, &two], 100);
         let tls = r#"tls = [{ certificate = "none.pem", key = "none.key" }]"#;
         let no_certificate = split(&format!("{unix}{}\n{tls}", at(&[free])), [&one, &two], 100);
-        for (text, problem) in [(port_in_use, "cannot listen on"), (no_certificate, "none.pem cannot be used")] {
+        for (text, problem) in
+            [(port_in_use, "cannot listen on"), (no_certificate, "none.pem cannot be used")]
+        {
             let problems = proxy.reload(&text).await.unwrap_err();
             assert!(problems.iter().any(|found| found.title.contains(problem)), "{problems:?}");
             let places: Vec<_> = problems.iter().map(|found| text[found.span.clone()].to_owned()).collect();
-            let named = |place: &String| place.contains("none.") || place.contains(&taken_address.to_string());
+            let named =
+                |place: &String| place.contains("none.") || place.contains(&taken_address.to_string());
             assert!(places.iter().all(named), "{places:?}");
             assert!(TcpStream::connect(free).await.is_err());
             assert!(!proxy.folder.path().join("new.sock").exists());

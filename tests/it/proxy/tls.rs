@@ -16,8 +16,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::kit::{
-    ANY, Backend, Proxy, Speaks, ask1, ask2, file, get, get1, get2, http1, http2, listen, run, says,
-    serve,
+    ANY, Backend, Proxy, Speaks, ask1, ask2, file, get, get1, get2, http1, http2, listen, run, says, serve,
 };
 
 /// An authority that issues certificates as files of a folder.
@@ -184,11 +183,8 @@ fn with_client_ca_only_clients_with_a_certificate_of_it_are_served() {
         ca.issue(folder.path(), "known", &["known"]);
         let other = Authority::new(folder.path(), "other");
         other.issue(folder.path(), "stranger", &["stranger"]);
-        let text = file(
-            &format!("{}\nclient_ca = \"ca.pem\"", listener(&["a"])),
-            "",
-            &upstream.upstream("http"),
-        );
+        let text =
+            file(&format!("{}\nclient_ca = \"ca.pem\"", listener(&["a"])), "", &upstream.upstream("http"));
         let proxy = Proxy::start_in(folder, 1, &text).await;
         let name = || ServerName::try_from("a.example").unwrap();
         for (identity, served) in [(Some("known"), true), (Some("stranger"), false), (None, false)] {
@@ -201,7 +197,11 @@ fn with_client_ca_only_clients_with_a_certificate_of_it_are_served() {
                 stream.read_to_end(&mut answer).await.map(|_| answer)
             };
             let answer = answer.await;
-            assert_eq!(answer.is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200")), served, "{identity:?}");
+            assert_eq!(
+                answer.is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200")),
+                served,
+                "{identity:?}"
+            );
         }
         assert_eq!(upstream.connections(), 1);
     });
@@ -209,9 +209,8 @@ fn with_client_ca_only_clients_with_a_certificate_of_it_are_served() {
 
 /// An upstream with certificate `<stem>`, which asks for client certificates of `demands`.
 async fn secure(folder: &Path, stem: &str, alpn: &[&str], demands: Option<&str>) -> Backend {
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap();
+    let builder =
+        ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let builder = match demands {
         Some(authority) => {
             let roots = roots(folder, authority);
@@ -332,7 +331,9 @@ fn an_upstream_that_demands_a_client_certificate_is_shown_the_one_configured() {
                 match status {
                     Some(status) => assert_eq!(answer.status.as_u16(), status, "{answer:?}"),
                     // In TLS 1.3 the refusal comes when the handshake is over for the client.
-                    None => assert!(answer.status.is_server_error() && answer.error().is_some(), "{answer:?}"),
+                    None => {
+                        assert!(answer.status.is_server_error() && answer.error().is_some(), "{answer:?}")
+                    }
                 }
             }
         }
@@ -359,10 +360,7 @@ fn a_new_upstream_authority_counts_for_new_connections_at_once() {
 fn a_silent_tls_upstream_is_given_up_when_the_connect_deadline_has_passed() {
     run(async {
         let (folder, _) = folder();
-        let upstream = listen(|mut stream| async move {
-            while stream.read_u8().await.is_ok() {}
-        })
-        .await;
+        let upstream = listen(|mut stream| async move { while stream.read_u8().await.is_ok() {} }).await;
         let text = file(
             ANY,
             r#"timeouts = { connect = "100ms" }"#,

@@ -10,7 +10,8 @@ async fn chess() -> Backend {
     listen(|mut stream| async move {
         let head = read_head(&mut stream).await.to_lowercase();
         assert!(head.contains("upgrade: chess/2\r\n") && head.contains("connection: upgrade\r\n"), "{head}");
-        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chess/2\r\n\r\nfirst";
+        let answer =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chess/2\r\n\r\nfirst";
         stream.write_all(answer.as_bytes()).await.unwrap();
         let (mut reader, mut writer) = stream.split();
         let _ = tokio::io::copy(&mut reader, &mut writer).await;

@@ -72,8 +72,7 @@ fn a_peer_on_a_unix_socket_is_a_trusted_proxy_where_the_listener_says_so() {
     run(async {
         let upstream =
             says(Speaks::Http1, |request| format!("{:?}", request.headers().get("x-forwarded-for"))).await;
-        for (trusted, expected) in
-            [("", "None"), ("\ntrusted_proxies = [\"unix\"]", r#"Some("192.0.2.7")"#)]
+        for (trusted, expected) in [("", "None"), ("\ntrusted_proxies = [\"unix\"]", r#"Some("192.0.2.7")"#)]
         {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("front.sock");

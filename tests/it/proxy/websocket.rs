@@ -268,10 +268,9 @@ fn an_upstream_that_did_not_see_the_fresh_key_is_a_502() {
 #[test]
 fn a_switch_to_another_protocol_than_asked_for_is_a_502() {
     run(async {
-        let upstream = switching(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n",
-        )
-        .await;
+        let upstream =
+            switching("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n")
+                .await;
         let proxy = proxy("http", &upstream).await;
         let refused = client_async("ws://example.com/", proxy.connect().await).await;
         let Err(Error::Http(response)) = refused else { panic!("{refused:?}") };
@@ -290,8 +289,7 @@ fn an_h2c_upstream_that_allows_no_extended_connect_is_a_502_and_goes_on_serving(
             let service = hyper::service::service_fn(|_| async {
                 Ok::<_, std::convert::Infallible>(Response::new(whole("hello")))
             });
-            let builder =
-                hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+            let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
             let _ = builder.serve_connection(TokioIo::new(stream), service).await;
         })
         .await;
