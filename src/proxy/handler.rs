@@ -146,7 +146,7 @@ impl Exchange {
             match wait.head_within(&self.meter.client, sending).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
-                    // Nothing of it was sent: the connection had been closed while it was idle.
+                    // Nothing of it was sent: the upstream had closed the connection, or said that it goes away.
                     Some(unsent) if lease.reused => (self.request, fresh) = (Some(unsent), true),
                     _ => return Err(failed(error.into_error(), &self.meter)),
                 },

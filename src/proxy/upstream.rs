@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
@@ -93,15 +93,17 @@ enum IdleState {
 /// An HTTP/1.1 connection and the codec that drives it, which its task and the pool share.
 struct Single {
     sender: http1::SendRequest<RequestBody>,
-    codec: Codec,
+    codec: Codec<Http1>,
     /// The task that drives it.
     task: AbortHandle,
     /// Whether it may be kept: not where it was made to become a tunnel.
     kept: bool,
 }
 
-/// Taken out when the connection falls asleep.
-type Codec = Rc<RefCell<Option<http1::Connection<TokioIo<Stream>, RequestBody>>>>;
+/// What drives a connection, shared by its task and its users; empty when the connection has ended, or is asleep.
+type Codec<C> = Rc<RefCell<Option<C>>>;
+type Http1 = http1::Connection<TokioIo<Stream>, RequestBody>;
+type Http2 = Pin<Box<http2::Connection<TokioIo<Stream>, RequestBody, LocalExecutor>>>;
 
 impl Idle {
     fn is_closed(&mut self) -> bool {
@@ -131,16 +133,21 @@ impl Idle {
 struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
     streams: Cell<usize>,
-    allowance: Rc<Allowance>,
+    codec: Codec<Http2>,
+    since: Instant,
 }
 
-/// What an upstream allows on an HTTP/2 connection: known by the connection's task, needed by its users.
-struct Allowance {
-    streams: Cell<usize>,
-    extended_connect: Cell<bool>,
-    since: Instant,
-    /// Wakes the connection's task: what the upstream says does not, as the codec reads it in a task of its own.
-    task: Cell<Option<Waker>>,
+impl Multiplexed {
+    /// How many streams the upstream allows at once, as far as it has said so yet.
+    fn allowed_streams(&self) -> usize {
+        let codec = self.codec.borrow();
+        codec.as_ref().map_or(0, |codec| codec.current_max_send_streams()).min(MAX_STREAMS)
+    }
+
+    /// Whether the upstream allows extended CONNECT, as far as it has said so yet.
+    fn allows_extended_connect(&self) -> bool {
+        self.codec.borrow().as_ref().is_some_and(|codec| codec.is_extended_connect_protocol_enabled())
+    }
 }
 
 /// The most idle connections kept to one endpoint, per shard.
@@ -211,8 +218,8 @@ impl Endpoint {
             return Ok(Lease { place, connection: Connection::Single(single), reused: true });
         }
         let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
-        let connection = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
-        Ok(Lease { place, connection, reused: false })
+        let (connection, reused) = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
+        Ok(Lease { place, connection, reused })
     }
 
     fn take_idle(&self) -> Option<IdleState> {
@@ -259,24 +266,25 @@ impl Endpoint {
         awake
     }
 
-    async fn connect(&self, need: Need) -> Result<Connection, Failure> {
+    /// A connection, and whether there was one already.
+    async fn connect(&self, need: Need) -> Result<(Connection, bool), Failure> {
         let multiplexed = match (self.key.scheme, need) {
             (Scheme::Http, _) | (Scheme::Https, Need::Tunnel) => false,
             (Scheme::H2c, _) => true,
             (Scheme::Https, Need::Request) => self.chose_http2.get().unwrap_or(true),
         };
         if !multiplexed {
-            return self.dial(need).await;
+            return Ok((self.dial(need).await?, false));
         }
         if let Some(shared) = self.share() {
-            return Ok(shared);
+            return Ok((shared, true));
         }
         let permit = self.dialing.acquire().await;
         let _permit = permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))?;
         // Whoever dialed before may have made one that has room, or found that the upstream speaks HTTP/1.1.
         match self.share() {
-            Some(shared) => Ok(shared),
-            None => self.dial(need).await,
+            Some(shared) => Ok((shared, true)),
+            None => Ok((self.dial(need).await?, false)),
         }
     }
 
@@ -285,8 +293,7 @@ impl Endpoint {
         let mut connections = self.multiplexed.borrow_mut();
         connections.retain(|connection| !connection.sender.is_closed());
         let free = |connection: &&Rc<Multiplexed>| {
-            let most = connection.allowance.streams.get().min(MAX_STREAMS);
-            connection.streams.get() < most && connection.sender.is_ready()
+            connection.streams.get() < connection.allowed_streams() && connection.sender.is_ready()
         };
         connections.iter().find(free).map(Connection::shared)
     }
@@ -326,24 +333,10 @@ impl Endpoint {
                 .handshake(io)
                 .await
                 .map_err(failed)?;
-            let allowance = Rc::new(Allowance {
-                streams: Cell::new(MAX_STREAMS),
-                extended_connect: Cell::new(false),
-                since: Instant::now(),
-                task: Cell::new(None),
-            });
-            let (mut connection, told) = (Box::pin(connection), Rc::clone(&allowance));
-            let driven = poll_fn(move |context| {
-                let polled = connection.as_mut().poll(context);
-                told.tell(
-                    connection.current_max_send_streams(),
-                    connection.is_extended_connect_protocol_enabled(),
-                    context.waker(),
-                );
-                polled
-            });
-            tokio::task::spawn_local(drive(driven, Rc::clone(&self.label)));
-            let connection = Rc::new(Multiplexed { sender, streams: Cell::new(0), allowance });
+            let codec: Codec<Http2> = Rc::new(RefCell::new(Some(Box::pin(connection))));
+            tokio::task::spawn_local(drive(until_the_end(Rc::clone(&codec)), Rc::clone(&self.label)));
+            let (streams, since) = (Cell::new(0), Instant::now());
+            let connection = Rc::new(Multiplexed { sender, streams, codec, since });
             self.multiplexed.borrow_mut().push(Rc::clone(&connection));
             return Ok(Connection::shared(&connection));
         }
@@ -355,13 +348,9 @@ impl Endpoint {
 
     async fn speak_http1(&self, stream: Stream) -> Result<Single, Failure> {
         let (sender, connection) = handshake(stream).await?;
-        let codec: Codec = Rc::new(RefCell::new(Some(connection)));
-        let driven = Rc::clone(&codec);
-        let connection = poll_fn(move |context| match driven.borrow_mut().as_mut() {
-            Some(connection) => Pin::new(connection).poll(context),
-            None => Poll::Ready(Ok(())),
-        });
-        let task = tokio::task::spawn_local(drive(connection, Rc::clone(&self.label))).abort_handle();
+        let codec: Codec<Http1> = Rc::new(RefCell::new(Some(connection)));
+        let driven = drive(until_the_end(Rc::clone(&codec)), Rc::clone(&self.label));
+        let task = tokio::task::spawn_local(driven).abort_handle();
         Ok(Single { sender, codec, task, kept: true })
     }
 
@@ -400,20 +389,24 @@ async fn tick(endpoint: Weak<Endpoint>) {
     }
 }
 
-impl Allowance {
-    fn tell(&self, streams: usize, extended_connect: bool, task: &Waker) {
-        self.streams.set(streams);
-        self.extended_connect.set(extended_connect);
-        let known = self.task.take().filter(|known| known.will_wake(task));
-        self.task.set(known.or_else(|| Some(task.clone())));
-    }
-
-    /// Has the connection's task look again at what the upstream allows.
-    fn look_again(&self) {
-        if let Some(task) = self.task.take() {
-            task.wake();
-        }
-    }
+/// Drives a connection; when it has ended, nobody can send on it any more.
+async fn until_the_end<C>(codec: Codec<C>) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    poll_fn(|context| {
+        let mut driven = codec.borrow_mut();
+        let ended = match driven.as_mut() {
+            Some(connection) => ready!(Pin::new(connection).poll(context)),
+            None => Ok(()),
+        };
+        // Whoever waits on it is told when it is dropped; not while it is borrowed.
+        let over = driven.take();
+        drop(driven);
+        drop(over);
+        Poll::Ready(ended)
+    })
+    .await
 }
 
 async fn drive(connection: impl Future<Output = hyper::Result<()>>, label: Rc<str>) {
@@ -431,7 +424,7 @@ async fn drive(connection: impl Future<Output = hyper::Result<()>>, label: Rc<st
 pub(super) struct Lease {
     place: Place,
     connection: Connection,
-    /// Whether the connection had been idle, and so may be closed by now.
+    /// Whether the connection was there before, and so may have been closed by now.
     pub(super) reused: bool,
 }
 
@@ -490,14 +483,13 @@ impl Lease {
     /// its way when the connection is new.
     pub(super) async fn allows_extended_connect(&self) -> bool {
         let Connection::Shared(stream) = &self.connection else { return false };
-        let allowance = &stream.connection.allowance;
+        let connection = &stream.connection;
         let mut pause = LOOK;
-        while !allowance.extended_connect.get() && allowance.since.elapsed() < SETTINGS {
-            allowance.look_again();
+        while !connection.allows_extended_connect() && connection.since.elapsed() < SETTINGS {
             tokio::time::sleep(pause).await;
             pause *= 2;
         }
-        allowance.extended_connect.get()
+        connection.allows_extended_connect()
     }
 
     /// The `Host` of the upstream's own.

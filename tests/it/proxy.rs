@@ -1,6 +1,7 @@
 //! The data plane end to end: real sockets on loopback, real backends, exact bytes.
 
 mod bodies;
+mod calls;
 mod choice;
 mod drain;
 mod failures;
@@ -8,6 +9,7 @@ mod flow;
 mod forwarding;
 mod heads;
 mod http2;
+mod http2_upstream;
 mod kit;
 mod limits;
 mod pools;
