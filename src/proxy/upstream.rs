@@ -357,9 +357,17 @@ impl Endpoint {
         let (sender, connection) = handshake(stream).await?;
         let codec: Codec = Rc::new(RefCell::new(Some(connection)));
         let driven = Rc::clone(&codec);
-        let connection = poll_fn(move |context| match driven.borrow_mut().as_mut() {
-            Some(connection) => Pin::new(connection).poll(context),
-            None => Poll::Ready(Ok(())),
+        let connection = poll_fn(move |context| {
+            let mut codec = driven.borrow_mut();
+            let Some(connection) = codec.as_mut() else { return Poll::Ready(Ok(())) };
+            let ended = Pin::new(connection).poll(context);
+            if ended.is_ready() {
+                // Only when the codec is dropped does a request that it has not taken any more come back to its sender.
+                let over = codec.take();
+                drop(codec);
+                drop(over);
+            }
+            ended
         });
         let task = tokio::task::spawn_local(drive(connection, Rc::clone(&self.label))).abort_handle();
         Ok(Single { sender, codec, task, kept: true })
