@@ -208,10 +208,12 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let connection = http1_settings().serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection.with_upgrades());
     let ended = tokio::select! {
+        // First: told to end before it has read anything, the codec would close in front of a request that is here.
+        biased;
         ended = connection.as_mut() => ended,
         () = shard.draining() => {
             connection.as_mut().graceful_shutdown();
-            // The codec would wait for a first request for as long as ever.
+            // The codec would wait for the rest of a first request's head for as long as ever.
             Box::pin(async {
                 tokio::select! {
                     biased;
@@ -230,6 +232,7 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&client, request));
     let mut connection = pin!(http2_settings().serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
         () = shard.draining() => {
             connection.as_mut().graceful_shutdown();
