@@ -139,7 +139,7 @@ fn connections_that_have_asked_for_nothing_yet_do_not_hold_the_end_up() {
         }
         late.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let answer = read_rest(&mut late).await;
-        assert!(answer.ends_with("hello"), "{answer:?} {}", draining.is_finished());
+        assert!(answer.ends_with("hello"), "{answer:?}");
         assert_eq!(draining.await.unwrap(), 0);
         assert_eq!(read_rest(&mut greeted).await, "");
         for mut stream in silent {
@@ -263,8 +263,6 @@ fn a_client_that_reads_its_last_response_slowly_gets_all_of_it() {
         let (mut client, _) = http1(proxy.connect().await).await;
         let response = client.send_request(get1("/")).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        let load = proxy.shards.load();
-        assert_eq!((load.connections, load.requests), (1, 1));
         let Proxy { shards, folder: _folder } = proxy;
         let draining = tokio::spawn(shards.drain(AMPLE));
         assert_eq!(Answer::read(response).await.text.len(), 4 << 20);

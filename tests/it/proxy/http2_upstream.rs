@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 
 use super::kit::{
@@ -27,14 +27,16 @@ async fn client_of(upstream: &Backend) -> (Proxy, Http2) {
 #[test]
 fn an_upstream_that_allows_few_streams_gets_more_connections() {
     run(async {
-        let together = Arc::new(Barrier::new(25));
+        let (arrived, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (here, wait) = (Arc::clone(&arrived), Arc::clone(&go));
         let upstream = listen(move |stream| {
-            let together = Arc::clone(&together);
+            let (here, wait) = (Arc::clone(&here), Arc::clone(&wait));
             let service = service_fn(move |request: Request<Incoming>| {
-                let together = Arc::clone(&together);
+                let (here, wait) = (Arc::clone(&here), Arc::clone(&wait));
                 async move {
-                    if request.uri().path() != "/first" {
-                        together.wait().await;
+                    if request.uri().path() == "/held" {
+                        here.add_permits(1);
+                        wait.acquire().await.unwrap().forget();
                     }
                     Ok::<_, Infallible>(Response::new(whole("here")))
                 }
@@ -49,14 +51,18 @@ fn an_upstream_that_allows_few_streams_gets_more_connections() {
         .await;
         let (_proxy, mut client) = client_of(&upstream).await;
         // The first answer tells the limit.
-        assert_eq!(ask2(&mut client, get2("/first")).await.text, "here");
-        let mut asked = JoinSet::new();
-        for _ in 0..25 {
+        assert_eq!(ask2(&mut client, get2("/")).await.text, "here");
+        let mut held = JoinSet::new();
+        for _ in 0..10 {
             let mut client = client.clone();
-            asked.spawn(async move { ask2(&mut client, get2("/")).await.text });
+            held.spawn(async move { ask2(&mut client, get2("/held")).await.text });
         }
-        assert!(asked.join_all().await.iter().all(|text| text == "here"));
-        assert!((3..=25).contains(&upstream.connections()), "{}", upstream.connections());
+        arrived.acquire_many(10).await.unwrap().forget();
+        assert_eq!(upstream.connections(), 1);
+        assert_eq!(ask2(&mut client, get2("/")).await.text, "here");
+        assert_eq!(upstream.connections(), 2);
+        go.add_permits(10);
+        assert!(held.join_all().await.iter().all(|text| text == "here"));
     });
 }
 
