@@ -33,13 +33,20 @@ pub(super) struct Progress {
     pub(super) last: Cell<Instant>,
     /// Bytes that passed.
     pub(super) bytes: Cell<u64>,
+    /// Whether it is the client that the next piece is waited for from.
+    pub(super) waiting: Cell<bool>,
     /// Whether the client's side failed.
     pub(super) failed: Cell<bool>,
 }
 
 impl Progress {
     pub(super) fn new(now: Instant) -> Self {
-        Self { last: Cell::new(now), bytes: Cell::new(0), failed: Cell::new(false) }
+        Self {
+            last: Cell::new(now),
+            bytes: Cell::new(0),
+            waiting: Cell::new(false),
+            failed: Cell::new(false),
+        }
     }
 }
 
@@ -66,7 +73,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         let Some((inner, progress)) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = ready!(inner.as_mut().poll_frame(cx));
+        let polled = inner.as_mut().poll_frame(cx);
+        progress.waiting.set(polled.is_pending());
+        let frame = ready!(polled);
         progress.last.set(Instant::now());
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
@@ -95,6 +104,8 @@ pub(super) struct ResponseBody {
     content: Content,
     /// Records the request when it is dropped; `None` where nobody counts.
     meter: Option<Meter>,
+    /// Whether a piece was handed over and no other was asked for since: the client's connection cannot take more.
+    handed_over: bool,
 }
 
 enum Content {
@@ -116,7 +127,7 @@ impl ResponseBody {
     /// A body of the proxy's own.
     pub(super) fn own(bytes: Bytes, meter: Option<Meter>) -> Self {
         let content = Content::Own((!bytes.is_empty()).then_some(bytes));
-        let mut body = Self { content, meter };
+        let mut body = Self { content, meter, handed_over: false };
         body.end_if_over();
         body
     }
@@ -124,7 +135,9 @@ impl ResponseBody {
     /// A body that comes from an upstream, and must not stand still for longer than `idle`.
     pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, meter: Meter) -> Self {
         let upstreamed = Upstreamed { incoming, lease: Some(lease), idle: Idle::new(idle), cut: None };
-        let mut body = Self { content: Content::Upstream(upstreamed), meter: Some(meter) };
+        meter.client.watch.stall_limit(idle);
+        let mut body =
+            Self { content: Content::Upstream(upstreamed), meter: Some(meter), handed_over: false };
         body.end_if_over();
         body
     }
@@ -136,7 +149,22 @@ impl ResponseBody {
         }
     }
 
+    /// Notes whose turn it is: the client's to take what was handed over, or the upstream's to send more.
+    fn turn(&mut self, handed_over: bool) {
+        if let Some(meter) = &self.meter {
+            let watch = &meter.client.watch;
+            match (self.handed_over, handed_over) {
+                (false, true) => watch.handed_over(),
+                (true, true) => watch.moved(),
+                (true, false) => watch.taken(),
+                (false, false) => {}
+            }
+            self.handed_over = handed_over;
+        }
+    }
+
     fn finish(&mut self) {
+        self.turn(false);
         if let Content::Upstream(upstreamed) = &mut self.content
             && let Some(lease) = upstreamed.lease.take()
         {
@@ -148,6 +176,12 @@ impl ResponseBody {
     }
 }
 
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.turn(false);
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Source;
@@ -156,8 +190,15 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let frame = match &mut this.content {
             Content::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Content::Upstream(upstreamed) => ready!(upstreamed.poll_frame(cx)),
+            Content::Upstream(upstreamed) => match upstreamed.poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    this.turn(false);
+                    return Poll::Pending;
+                }
+            },
         };
+        this.turn(matches!(frame, Some(Ok(_))));
         match &frame {
             Some(Ok(frame)) => {
                 if let (Some(meter), Some(data)) = (&mut this.meter, frame.data_ref()) {

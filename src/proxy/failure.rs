@@ -21,6 +21,8 @@ pub(super) enum Kind {
     // The client's side.
     /// The request is malformed or ambiguous; the text says how.
     BadRequest(&'static str),
+    /// Its body stood still.
+    RequestTimeout,
     /// No worker has a route for it.
     NoWorker,
     /// A CONNECT that is not a WebSocket.
@@ -68,6 +70,7 @@ impl Kind {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -85,6 +88,7 @@ impl Kind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad-request",
+            Self::RequestTimeout => "request-timeout",
             Self::NoWorker => "no-worker",
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
@@ -104,6 +108,7 @@ impl Kind {
     pub(super) fn message(self) -> &'static str {
         match self {
             Self::BadRequest(how) => how,
+            Self::RequestTimeout => "the request's body did not go on in time",
             Self::NoWorker => "no worker has a route for this host and path",
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
@@ -121,7 +126,10 @@ impl Kind {
 
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
-        !matches!(self, Self::BadRequest(_) | Self::NoWorker | Self::Connect | Self::Loop)
+        !matches!(
+            self,
+            Self::BadRequest(_) | Self::RequestTimeout | Self::NoWorker | Self::Connect | Self::Loop
+        )
     }
 }
 

@@ -142,7 +142,7 @@ impl Exchange {
             self.dress(&lease)?;
             let request = self.request.take().ok_or(Kind::Closed)?;
             let sending = pin!(lease.send(request));
-            let wait = Wait { limit: timeouts.response, progress: self.meter.progress.as_deref() };
+            let wait = Wait { timeouts, progress: self.meter.progress.as_deref() };
             match wait.head_within(&self.meter.client, sending).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
@@ -323,6 +323,9 @@ fn answer_here(
     let host = host.and_then(|host| host.to_str().ok()).ok_or(Kind::BadRequest("a redirect needs a Host"))?;
     let host = crate::model::route::host_of(host);
     let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if target == "*" {
+        return Err(Kind::BadRequest("a redirect needs a path").into());
+    }
     let location = HeaderValue::from_str(&format!("https://{host}{target}"));
     let location = location.map_err(|_| Kind::BadRequest("the request's target cannot be redirected"))?;
     let mut response = Response::new(Bytes::new());
@@ -407,9 +410,10 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
     }
 }
 
-/// How long a response's head may take. The deadline starts anew with every piece of the request's body that passes.
+/// How long a response's head may take: a limit from the request's end, or from the last piece of its body that passed. For
+/// the next piece the client itself may take as long as any body may stand still.
 struct Wait<'a> {
-    limit: Duration,
+    timeouts: Timeouts,
     progress: Option<&'a Progress>,
 }
 
@@ -422,7 +426,8 @@ impl Wait<'_> {
         head: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Failure> {
         let mut head = head;
-        let mut due = Instant::now() + self.limit;
+        let begun = Instant::now();
+        let due = begun + self.timeouts.response;
         let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
         timer.as_mut().reset(due.into());
         let waited = poll_fn(|context| {
@@ -431,17 +436,27 @@ impl Wait<'_> {
             }
             loop {
                 ready!(timer.as_mut().poll(context));
-                let moved = self.progress.map_or(due, |progress| progress.last.get() + self.limit);
-                if moved <= due {
-                    return Poll::Ready(Err(Kind::ResponseTimeout.into()));
+                let (due, whose) = self.due(begun);
+                if due <= Instant::now() {
+                    return Poll::Ready(Err(whose.into()));
                 }
-                due = moved;
                 timer.as_mut().reset(due.into());
             }
         })
         .await;
         client.timer.set(Some(timer));
         waited
+    }
+
+    /// When the wait is over, as things are now, and whose failure that is.
+    fn due(&self, begun: Instant) -> (Instant, Kind) {
+        match self.progress {
+            Some(progress) if progress.waiting.get() => {
+                (progress.last.get() + self.timeouts.idle, Kind::RequestTimeout)
+            }
+            Some(progress) => (progress.last.get() + self.timeouts.response, Kind::ResponseTimeout),
+            None => (begun + self.timeouts.response, Kind::ResponseTimeout),
+        }
     }
 }
 
@@ -477,7 +492,9 @@ pub(super) fn answer(response: Response<Incoming>, lease: Lease, mut meter: Mete
     }
     let (mut parts, incoming) = response.into_parts();
     parts.version = Version::HTTP_11;
-    head::prepare_response(&mut parts.headers);
+    if let Err(kind) = head::prepare_response(&mut parts.headers) {
+        return refuse(&kind.into(), meter);
+    }
     expose(&mut parts.headers, &meter);
     meter.answered(parts.status);
     let idle = meter.idle_limit();
@@ -522,7 +539,7 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }
     // What follows a request that was not understood must not be taken for another one.
-    if matches!(kind, Kind::BadRequest(_) | Kind::Connect) && !meter.http2 {
+    if matches!(kind, Kind::BadRequest(_) | Kind::Connect | Kind::RequestTimeout) && !meter.http2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     expose(headers, &meter);

@@ -329,14 +329,18 @@ fn simplify_length(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from a response what belongs to the upstream's hop, and what only this proxy says.
-pub(super) fn prepare_response(headers: &mut HeaderMap) {
+/// Removes from a response what belongs to the upstream's hop, and what only this proxy says. Refuses a transfer coding
+/// other than chunked: the codec takes off no other, and without its name the body would be taken for something else.
+pub(super) fn prepare_response(headers: &mut HeaderMap) -> Result<(), Kind> {
     let (mut hop_by_hop, mut connection, mut chunked, mut ours) = (false, false, false, false);
     let (mut lengths, mut odd_length) = (0, false);
     for (name, value) in &*headers {
         match name.as_str() {
             "content-length" => (lengths, odd_length) = (lengths + 1, odd_length || is_odd(value)),
             "connection" => (hop_by_hop, connection) = (true, true),
+            "transfer-encoding" if chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+                return Err(Kind::Protocol);
+            }
             "transfer-encoding" => (hop_by_hop, chunked) = (true, true),
             "keep-alive" | "proxy-connection" | "upgrade" | "te" => hop_by_hop = true,
             "gradual-version" | "gradual-error" => ours = true,
@@ -357,6 +361,7 @@ pub(super) fn prepare_response(headers: &mut HeaderMap) {
         headers.remove(GRADUAL_VERSION);
         headers.remove(GRADUAL_ERROR);
     }
+    Ok(())
 }
 
 /// Whether a trailer section may not have a field: framing, routing, and what decisions were made by already.

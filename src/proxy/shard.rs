@@ -97,6 +97,14 @@ pub(super) struct Watch {
     /// When the connection began to wait for the next request's head.
     waits_since: Cell<Instant>,
     patience: Cell<Patience>,
+    /// How often the connection was looked at: a clock that costs nothing to read.
+    looks: Cell<u32>,
+    /// The look before which a piece of a response was last handed over.
+    moved: Cell<u32>,
+    /// Responses of which a piece was handed over that the client has not taken yet.
+    handed_over: Cell<u32>,
+    /// How many looks they may stand still for.
+    stall_limit: Cell<u32>,
     /// Wakes the connection's task then.
     waker: Cell<Option<Waker>>,
 }
@@ -110,6 +118,35 @@ impl Watch {
     pub(super) fn request_ended(&self, now: Instant) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.waits_since.set(now);
+    }
+
+    /// For how long the client may leave what waits for it, rounded up to whole looks.
+    pub(super) fn stall_limit(&self, limit: Duration) {
+        let looks = limit.as_secs().div_ceil(HOUSEKEEPING.as_secs()).saturating_add(1);
+        self.stall_limit.set(u32::try_from(looks).unwrap_or(u32::MAX));
+    }
+
+    /// A piece of a response was handed over for the client; until the next one is asked for it is the client's turn.
+    pub(super) fn handed_over(&self) {
+        self.handed_over.set(self.handed_over.get() + 1);
+        self.moved();
+    }
+
+    /// A piece of a response moved.
+    pub(super) fn moved(&self) {
+        self.moved.set(self.looks.get());
+    }
+
+    /// The client has taken what was handed over.
+    pub(super) fn taken(&self) {
+        self.handed_over.set(self.handed_over.get().saturating_sub(1));
+    }
+
+    /// Whether the client takes nothing of anything that waits for it.
+    fn is_stalled(&self) -> bool {
+        let still = self.looks.get().wrapping_sub(self.moved.get());
+        let waiting = self.handed_over.get();
+        waiting > 0 && waiting == self.requests.get() && still > self.stall_limit.get()
     }
 
     /// Whether the connection has made a request.
@@ -133,7 +170,9 @@ impl Watch {
 
     fn look(&self, now: Instant) {
         let waited = now.saturating_duration_since(self.waits_since.get());
+        self.looks.set(self.looks.get().wrapping_add(1));
         let patience = match self.requests.get() {
+            _ if self.is_stalled() => Patience::Lost,
             0 if waited >= HEAD * 2 => Patience::Lost,
             0 if waited >= HEAD => Patience::Over,
             _ => Patience::Left,
@@ -332,6 +371,10 @@ impl Shard {
             asked: Cell::new(false),
             waits_since: Cell::new(Instant::now()),
             patience: Cell::new(Patience::Left),
+            looks: Cell::new(0),
+            moved: Cell::new(0),
+            handed_over: Cell::new(0),
+            stall_limit: Cell::new(u32::MAX),
             waker: Cell::new(None),
         });
         let place = self.watched.borrow_mut().insert(Rc::clone(&watch));
@@ -479,7 +522,16 @@ impl Listener {
                 Err(_) => return Vec::new(),
             },
         };
-        std::iter::from_fn(|| accept().ok()).collect()
+        let mut rest = Vec::new();
+        loop {
+            match accept() {
+                Ok(connection) => rest.push(connection),
+                // A client that has left by now, or a signal: what is behind it still waits.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return rest,
+            }
+        }
     }
 }
 

@@ -132,6 +132,10 @@ pub(super) fn answer(
 ) -> Response<ResponseBody> {
     match upgrade.accepted(&response, lease.is_http2()) {
         Ok(true) => open(upgrade, response, lease, meter),
+        // A 2xx to an extended CONNECT says that the tunnel is open (RFC 8441 section 4), and it is not.
+        Ok(false) if upgrade.client == Client::Http2 && response.status().is_success() => {
+            handler::refuse(&Kind::UpgradeRefused.into(), meter)
+        }
         // Not agreed: an ordinary answer, such as 401 or 426.
         Ok(false) => handler::answer(response, lease, meter),
         Err(kind) => handler::refuse(&kind.into(), meter),
@@ -147,7 +151,9 @@ fn open(
     let upstream = hyper::upgrade::on(&mut response);
     let (mut head, _) = response.into_parts();
     let granted = head.headers.get(header::UPGRADE).cloned();
-    head::prepare_response(&mut head.headers);
+    if let Err(kind) = head::prepare_response(&mut head.headers) {
+        return handler::refuse(&kind.into(), meter);
+    }
     handler::expose(&mut head.headers, &meter);
     dress_response(&upgrade, &mut head.headers, granted, lease.is_http2());
     let status = match upgrade.client {

@@ -163,6 +163,13 @@ const MAX_STREAMS: usize = 100;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
+/// The most bytes of a response's head over HTTP/2.
+const HEADER_LIST: u32 = 256 << 10;
+/// An HTTP/2 connection is asked so often whether its upstream is alive, and the upstream given so long to say so: one that
+/// is silently gone would cost every request its whole deadline.
+const PING: Duration = Duration::from_secs(20);
+const PONG: Duration = Duration::from_secs(10);
+
 /// What a request needs of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -330,6 +337,10 @@ impl Endpoint {
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
+                .max_header_list_size(HEADER_LIST)
+                .keep_alive_interval(PING)
+                .keep_alive_timeout(PONG)
+                .keep_alive_while_idle(true)
                 .handshake(io)
                 .await
                 .map_err(failed)?;
