@@ -16,7 +16,6 @@ mod pools;
 mod proxy_protocol;
 mod records;
 mod reload;
-mod streams;
 mod tls;
 mod tunnel;
 mod unix;
