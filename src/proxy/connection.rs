@@ -226,6 +226,11 @@ where
     drain.as_mut().enable();
     let (mut watched, mut told, mut linger) = (false, false, None);
     let driven = poll_fn(|context| {
+        // A request under way is to be answered with the word that the connection closes.
+        if !told && client.shard.is_draining() && client.watch.is_busy() {
+            told = true;
+            shut_down(connection.as_mut());
+        }
         let ended = connection.as_mut().poll(context);
         if ended.is_ready() {
             return ended;

@@ -154,6 +154,11 @@ impl Watch {
         self.asked.get()
     }
 
+    /// Whether a request is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.requests.get() > 0
+    }
+
     /// Whether no request is under way, and none has ended for so long.
     pub(super) fn waits_for(&self, long: Duration) -> bool {
         self.requests.get() == 0 && self.waits_since.get().elapsed() >= long
@@ -249,12 +254,12 @@ pub(super) async fn run(
 }
 
 async fn drain(shard: Rc<Shard>, done: oneshot::Sender<()>) {
+    shard.drain.begun.set(true);
+    shard.drain.begin.notify_waiters();
     let all: Vec<_> = shard.accepting.borrow_mut().drain().map(|(_, accepting)| accepting).collect();
     for accepting in all {
         accepting.end().await;
     }
-    shard.drain.begun.set(true);
-    shard.drain.begin.notify_waiters();
     while shard.is_busy() {
         shard.drain.ended.notified().await;
     }
