@@ -6,6 +6,7 @@
 
 mod body;
 mod connection;
+mod cork;
 mod failure;
 mod handler;
 mod head;

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use super::cork::Corked;
 use super::handler::{self, Client};
 use super::proxy_protocol::{self, Parsed};
 use super::shard::{HEAD, LocalExecutor, Patience, Shard, Watched};
@@ -204,8 +205,23 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
-    let connection = http2_settings().serve_connection(TokioIo::new(stream), service);
-    until_over(&client, connection, |connection| connection.graceful_shutdown(), true).await
+    let corked = Corked::new(stream);
+    let connection = http2_settings().serve_connection(TokioIo::new(corked.clone()), service);
+    let ended = {
+        let mut connection =
+            pin!(until_over(&client, connection, |connection| connection.graceful_shutdown(), true));
+        poll_fn(|context| {
+            let ended = connection.as_mut().poll(context);
+            match corked.poll_uncork(context) {
+                Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),
+                _ => ended,
+            }
+        })
+        .await
+    };
+    // What the codec said last, such as why it ends.
+    let _ = within(LAST_CHANCE, poll_fn(|context| corked.poll_uncork(context))).await;
+    ended
 }
 
 /// Drives a connection to its end; tells it once when the shard drains, and drops it when it has waited too long for a

@@ -1,0 +1,133 @@
+//! A stream that keeps small writes together until the connection's task has nothing more to write.
+//!
+//! The HTTP/2 codec flushes after every DATA frame, which over TLS makes a record and a system call of each response.
+//! Held back until the task is done, the answers of all streams that were ready leave in one (`docs/performance.md`).
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream with a cork in it. Clones are the same stream: the codec has one, and the task that drives it another.
+#[derive(Debug)]
+pub(super) struct Corked<S>(Rc<RefCell<Held<S>>>);
+
+#[derive(Debug)]
+struct Held<S> {
+    stream: S,
+    /// Written by the codec, and not yet by us: up to `sent` it is on its way.
+    buffer: Vec<u8>,
+    sent: usize,
+}
+
+/// What is kept together at the most. A writer that has more waits until the stream has taken it.
+const MOST: usize = 64 << 10;
+
+impl<S> Corked<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self(Rc::new(RefCell::new(Held { stream, buffer: Vec::new(), sent: 0 })))
+    }
+}
+
+impl<S> Clone for Corked<S> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Corked<S> {
+    /// Writes what is held back. To be called whenever the codec has nothing more to write.
+    pub(super) fn poll_uncork(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_send(cx)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Held<S> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while self.sent < self.buffer.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.buffer[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.sent += count,
+            }
+        }
+        self.sent = 0;
+        self.buffer.clear();
+        // A connection that has sent much once need not hold the room for it.
+        self.buffer.shrink_to(MOST / 4);
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Corked<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let mut held = self.0.borrow_mut();
+        if held.buffer.len() + buf.len() > MOST && !held.buffer.is_empty() {
+            ready!(held.poll_send(cx))?;
+        }
+        let taken = &buf[..buf.len().min(MOST)];
+        held.buffer.extend_from_slice(taken);
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The task uncorks when it is done.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut held = self.0.borrow_mut();
+        ready!(held.poll_send(cx))?;
+        Pin::new(&mut held.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn what_is_written_leaves_together_when_it_is_uncorked() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut corked = Corked::new(near);
+        corked.write_all(b"one ").await.unwrap();
+        corked.flush().await.unwrap();
+        corked.write_all(b"two").await.unwrap();
+        let mut read = [0; 7];
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, far.read(&mut read)).await.is_err());
+        std::future::poll_fn(|context| corked.poll_uncork(context)).await.unwrap();
+        far.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"one two");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lost_or_reordered_by_a_slow_reader() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let sent: Vec<u8> = (0..300_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let expected = sent.clone();
+        let reader = tokio::spawn(async move {
+            let mut read = Vec::new();
+            far.read_to_end(&mut read).await.unwrap();
+            read
+        });
+        let mut corked = Corked::new(near);
+        for piece in sent.chunks(7001) {
+            corked.write_all(piece).await.unwrap();
+        }
+        corked.shutdown().await.unwrap();
+        drop(corked);
+        assert_eq!(reader.await.unwrap(), expected);
+    }
+}
