@@ -1,6 +1,7 @@
 //! A request's head as routing, decision and rules see it: borrowed text, whatever codec read it.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 /// The request header whose value places a request on the ring.
 pub const KEY_HEADER: &str = "cloudflare-workers-version-key";
@@ -39,6 +40,8 @@ pub struct Head<'a, L: ?Sized> {
     pub query: Option<&'a str>,
     /// The header lines.
     pub lines: &'a L,
+    /// The client's address; `None` on a Unix socket.
+    pub peer: Option<IpAddr>,
 }
 
 /// Trims optional white space (RFC 9110 section 5.6.3: spaces and tabs) from both ends.

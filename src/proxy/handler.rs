@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -29,8 +29,8 @@ use super::tunnel::{self, Upgrade};
 use super::upstream::{self, Endpoint, Lease, Need};
 use crate::config::{self, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
-use crate::model::head::Lines;
-use crate::model::overrides::Override;
+use crate::model::head::{Head, KEY_HEADER, Lines};
+use crate::model::overrides::{OVERRIDES_HEADER, Override};
 
 /// A client's connection, as its requests see it.
 pub(super) struct Client {
@@ -270,8 +270,9 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
     seen.check(parts)?;
     let host = head::authority(parts, deciding.host)?;
     answer_here(settings, parts, host.as_ref(), https)?;
-    route(meter, parts, host.as_ref())?;
-    select(client, meter, parts, &seen, &deciding, trusted);
+    let head = view(client, parts, host.as_ref());
+    route(meter, &head)?;
+    select(client, meter, &head, &seen, &deciding, trusted);
     let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
     let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
     let upgrade = upgrade(parts, seen.upgrade && bodiless)?;
@@ -334,10 +335,21 @@ fn answer_here(
     Err(Refusal::Answer(Box::new(response)))
 }
 
+/// A request's head as routing and the decision see it, whatever codec read it.
+fn view<'a>(client: &Client, parts: &'a Parts, host: Option<&'a HeaderValue>) -> Head<'a, HeaderMap> {
+    Head {
+        method: parts.method.as_str(),
+        authority: host.and_then(|host| host.to_str().ok()).unwrap_or(""),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        lines: &parts.headers,
+        peer: client.address.map(|address| address.ip()),
+    }
+}
+
 /// Finds the worker, and notes it.
-fn route(meter: &mut Meter, parts: &Parts, host: Option<&HeaderValue>) -> Result<(), Kind> {
-    let host = host.and_then(|host| host.to_str().ok()).unwrap_or("");
-    let routed = meter.snapshot.blueprint.router.route(host, parts.uri.path());
+fn route<L: Lines + ?Sized>(meter: &mut Meter, head: &Head<'_, L>) -> Result<(), Kind> {
+    let routed = meter.snapshot.blueprint.router.route(head.authority, head.path);
     let routed =
         routed.map_err(|_| Kind::BadRequest("the path has dot segments, and routes here are by path"))?;
     meter.worker = Some(routed.ok_or(Kind::NoWorker)?);
@@ -345,17 +357,17 @@ fn route(meter: &mut Meter, parts: &Parts, host: Option<&HeaderValue>) -> Result
 }
 
 /// Chooses the worker's version, and notes it.
-fn select(
+fn select<L: Lines + ?Sized>(
     client: &Client,
     meter: &mut Meter,
-    parts: &Parts,
+    head: &Head<'_, L>,
     seen: &Seen,
     deciding: &Deciding<'_>,
     trusted: bool,
 ) {
     let Some(worker) = meter.worker.and_then(|index| meter.snapshot.workers.get(index)) else { return };
-    let key = field(parts, &head::KEY, deciding.key, seen.keys);
-    let overrides = field(parts, &head::OVERRIDES, deciding.overrides, seen.overrides);
+    let key = field(head, KEY_HEADER, deciding.key, seen.keys);
+    let overrides = field(head, OVERRIDES_HEADER, deciding.overrides, seen.overrides);
     let sent =
         Sent { key: key.as_deref(), overrides: overrides.as_deref(), trusted, draw: client.shard.draw() };
     let selection = worker.policy().select(&sent);
@@ -369,17 +381,13 @@ fn select(
 }
 
 /// The value of a field: its one line as it is, several joined.
-fn field<'a>(
-    parts: &'a Parts,
-    name: &HeaderName,
+fn field<'a, L: Lines + ?Sized>(
+    head: &Head<'a, L>,
+    name: &str,
     first: Option<&'a HeaderValue>,
     lines: usize,
 ) -> Option<Cow<'a, [u8]>> {
-    if lines > 1 {
-        parts.headers.joined(name.as_str())
-    } else {
-        first.map(|value| Cow::Borrowed(value.as_bytes()))
-    }
+    if lines > 1 { head.lines.joined(name) } else { first.map(|value| Cow::Borrowed(value.as_bytes())) }
 }
 
 fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
@@ -502,7 +510,7 @@ pub(super) fn answer(response: Response<Incoming>, lease: Lease, mut meter: Mete
 }
 
 /// Says which version answered and why, where the worker wants it said.
-pub(super) fn expose(headers: &mut http::HeaderMap, meter: &Meter) {
+pub(super) fn expose(headers: &mut HeaderMap, meter: &Meter) {
     let Some((worker, version)) = chosen(meter).filter(|(worker, _)| worker.is_exposed()) else { return };
     let Some((_, reason)) = meter.version else { return };
     let problem = match meter.overridden {
