@@ -37,7 +37,8 @@ fn run<O: Write, E: Write>(path: &Path, json: bool, color: bool, to: &mut Stream
         return Ok(config.is_some());
     }
     if !report.diagnostics.is_empty() {
-        writeln!(to.err, "{}\n{}", report.render(color), report.summary())?;
+        // Where nobody takes the report, the exit code still tells.
+        let _ = writeln!(to.err, "{}\n{}", report.render(color), report.summary());
     }
     if let Some(config) = &config {
         writeln!(to.out, "{}", good(config, &report))?;
