@@ -93,6 +93,24 @@ pub struct Load {
     pub requests: u64,
 }
 
+/// Tells at any time what is going on, without asking anybody. Cheap to clone; the default sees no shards.
+#[derive(Clone, Debug, Default)]
+pub struct LoadMeter {
+    /// Those of all shards, which go on counting as long as the shards live.
+    gauges: Arc<[Arc<Gauge>]>,
+}
+
+impl LoadMeter {
+    /// What is going on at the moment.
+    pub fn read(&self) -> Load {
+        let sum = |number: fn(&Gauge) -> u64| self.gauges.iter().map(|gauge| number(gauge)).sum();
+        Load {
+            connections: sum(|gauge| gauge.connections.load(Ordering::Relaxed)),
+            requests: sum(|gauge| gauge.requests.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 /// How long a commit waits for names to be resolved the first time, so that the first requests find an address.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(2);
 
@@ -179,11 +197,12 @@ impl Shards {
 
     /// What is going on.
     pub fn load(&self) -> Load {
-        let sum = |number: fn(&Gauge) -> u64| self.threads.iter().map(|thread| number(&thread.gauge)).sum();
-        Load {
-            connections: sum(|gauge| gauge.connections.load(Ordering::Relaxed)),
-            requests: sum(|gauge| gauge.requests.load(Ordering::Relaxed)),
-        }
+        self.meter().read()
+    }
+
+    /// What tells what is going on, for those who cannot wait for whoever holds the shards.
+    pub fn meter(&self) -> LoadMeter {
+        LoadMeter { gauges: self.threads.iter().map(|thread| Arc::clone(&thread.gauge)).collect() }
     }
 
     /// Stops accepting, lets what is in flight finish, cuts the rest when `timeout` has passed, and ends the threads.

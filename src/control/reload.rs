@@ -15,7 +15,7 @@ use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
-use crate::proxy::{Load, Shards};
+use crate::proxy::Shards;
 
 /// How many reloads may be asked for and not begun. More askers wait; a mere notice needs no place of its own then, as
 /// those that wait in line will read what it is about.
@@ -138,11 +138,6 @@ impl Reloader {
             // An asker that went away needs no answer.
             let _ = reply.send(outcome.clone());
         }
-    }
-
-    /// What is going on in the data plane.
-    pub(crate) fn load(&self) -> Load {
-        self.shards.load()
     }
 
     async fn reload(&mut self, why: &str) -> Outcome {
