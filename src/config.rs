@@ -130,7 +130,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// Where the access log goes.
-    pub access: AccessTarget,
+    pub access: Spanned<AccessTarget>,
 }
 
 /// Where the access log goes.

@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::config::{Address, Config};
+use crate::config::{AccessTarget, Address, Config};
 use crate::control::admin::Admin;
 use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
-pub(crate) use crate::control::reload::failure;
+pub(crate) use crate::control::reload::{check_log, failure};
 use crate::control::signals::Signals;
 use crate::control::status::{Facts, Status};
 use crate::diag::Report;
@@ -143,8 +143,8 @@ async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
     let file = std::path::absolute(&options.file).unwrap_or_else(|_| options.file.clone());
     let loaded = Loaded::read(&name, &file, |text| text.clone_into(&mut source))?;
     let failed = |what: &str, error: std::io::Error| failure(&loaded.report.file, format!("{what}: {error}"));
-    let log = AccessLog::open(&loaded.config.log.access)
-        .map_err(|error| failed("the access log cannot be opened", error))?;
+    // The first generation opens it, as every later one does.
+    let log = AccessLog::open(&AccessTarget::Off).map_err(|error| failed("there is no access log", error))?;
     let registry = Arc::new(Registry::default());
     let threads = threads(&loaded.config);
     let services = Services { registry: Arc::clone(&registry), log: log.clone() };

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::config::{Config, parse};
 use crate::control::admin::check_token;
+use crate::control::check_log;
 use crate::diag::{Report, counted};
 use crate::proxy::Shards;
 use crate::store::file;
@@ -55,7 +56,8 @@ pub fn load(path: &Path) -> Result<(Config, Report), Report> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let (config, report) = parse(&file::name(path), &source, folder)?;
     let named = Shards::read_files(&config).err().into_iter().flatten();
-    let report = report.with(named.chain(config.admin.token_file.as_ref().and_then(check_token)));
+    let token = config.admin.token_file.as_ref().and_then(check_token);
+    let report = report.with(named.chain(token).chain(check_log(&config.log.access)));
     if report.has_errors() { Err(report) } else { Ok((config, report)) }
 }
 
@@ -158,6 +160,6 @@ mod tests {
         let (folder, file) = written(&format!("[log]\naccess = \"a.log\"\n{MINIMAL}"));
         let (config, _) = load(&file).unwrap();
         let access = crate::config::AccessTarget::File(folder.path().join("a.log"));
-        assert_eq!(config.log.access, access);
+        assert_eq!(config.log.access.value, access);
     }
 }

@@ -2,17 +2,18 @@
 //!
 //! A reload reads the file, prepares everything that can fail, and only then commits. A bad file changes nothing.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Config;
+use crate::config::{AccessTarget, Config, Spanned};
 use crate::control::admin::Admin;
 use crate::control::changes;
 use crate::control::status::{Served, Status};
 use crate::control::threads;
-use crate::diag::Report;
+use crate::diag::{Diagnostic, Report};
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
 use crate::proxy::Shards;
@@ -163,7 +164,7 @@ impl Reloader {
         );
         self.status.reloaded(report.clone());
         // A rotation of the log asks for the same reload: it must not fail because of the file.
-        if let Err(error) = self.log.reopen(&self.config.log.access) {
+        if let Err(error) = self.log.reopen(&self.config.log.access.value) {
             tracing::error!("the access log cannot be reopened, and goes on where it was: {error}");
         }
     }
@@ -173,23 +174,27 @@ impl Reloader {
     /// # Errors
     /// Every mistake that shows only when addresses are bound and files are opened.
     pub(crate) async fn take(&mut self, loaded: Loaded, why: &str) -> Outcome {
-        let (shards, admin) =
-            match (self.shards.prepare(&loaded.config).await, self.admin.prepare(&loaded.config.admin)) {
-                (Ok(shards), Ok(admin)) => (shards, admin),
-                (shards, admin) => {
-                    let errors = [shards.err(), admin.err()].into_iter().flatten().flatten();
-                    return Err(loaded.report.with(errors));
-                }
-            };
-        if let Err(error) = self.log.reopen(&loaded.config.log.access) {
-            return Err(failure(&loaded.report.file, format!("the access log cannot be opened: {error}")));
+        let Loaded { config, report } = loaded;
+        let access = &config.log.access;
+        let prepared =
+            (self.shards.prepare(&config).await, self.admin.prepare(&config.admin), check_log(access));
+        let (shards, admin) = match prepared {
+            (Ok(shards), Ok(admin), None) => (shards, admin),
+            (shards, admin, log) => {
+                let errors = [shards.err(), admin.err(), log.map(|log| vec![log])];
+                let errors = errors.into_iter().flatten().flatten();
+                return Err(report.with(errors));
+            }
+        };
+        if let Err(error) = self.log.reopen(&access.value) {
+            return Err(report.with([no_log(access, &error)]));
         }
         let generation = self.status.generation() + 1;
         self.shards.commit(shards).await;
         self.admin.commit(admin);
-        self.serve(generation, loaded.config);
-        self.say(generation, why, &loaded.report);
-        Ok(Reloaded { generation, warnings: loaded.report })
+        self.serve(generation, config);
+        self.say(generation, why, &report);
+        Ok(Reloaded { generation, warnings: report })
     }
 
     fn serve(&mut self, generation: u64, config: Config) {
@@ -220,6 +225,25 @@ impl Reloader {
         if !report.diagnostics.is_empty() {
             tracing::warn!("{}\n{}", report.summary(), report.render(false));
         }
+    }
+}
+
+/// What is wrong with where the access log is to go, found out without making a file; `None`: nothing is.
+pub(crate) fn check_log(access: &Spanned<AccessTarget>) -> Option<Diagnostic> {
+    AccessLog::check(&access.value).err().map(|error| no_log(access, &error))
+}
+
+fn no_log(access: &Spanned<AccessTarget>, error: &io::Error) -> Diagnostic {
+    let target = match &access.value {
+        AccessTarget::File(path) => format!("the access log {}", path.display()),
+        AccessTarget::Stdout | AccessTarget::Off => "the access log".to_owned(),
+    };
+    let title = format!("{target} cannot be opened: {error}");
+    let problem = Diagnostic::error(title, access.span.clone()).label("this path");
+    match error.kind() {
+        io::ErrorKind::NotFound => problem.help("its folder must exist"),
+        io::ErrorKind::IsADirectory => problem.help("name a file in this folder"),
+        _ => problem,
     }
 }
 

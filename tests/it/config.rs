@@ -256,7 +256,7 @@ ring = [
         config.listeners[0].trusted_proxies.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(config.limits.drain_timeout, Duration::ZERO);
-    assert_eq!(config.log.access, AccessTarget::File("/etc/gradual/logs/access.log".into()));
+    assert_eq!(config.log.access.value, AccessTarget::File("/etc/gradual/logs/access.log".into()));
     assert_eq!(config.admin.hosts, ["gradual.internal", "[::1]"]);
     assert!(config.admin.configured && !config.admin.metrics_open);
     assert_eq!(config.admin.token_file.unwrap().value, Path::new("/run/token"));

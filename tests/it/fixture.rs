@@ -91,7 +91,7 @@ pub(crate) fn config(workers: Vec<Worker>, trusted: &[&str]) -> Config {
         server: Server::default(),
         listeners: vec![listener],
         limits: Limits { drain_timeout: Duration::from_secs(30) },
-        log: Log { access: AccessTarget::Off },
+        log: Log { access: Spanned { value: AccessTarget::Off, span: 0..0 } },
         admin: Admin {
             address: address(),
             configured: false,

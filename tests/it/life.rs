@@ -133,6 +133,20 @@ fn a_missing_file_is_a_message_how_to_make_one_and_exit_code_1() {
 }
 
 #[test]
+fn an_access_log_in_a_missing_folder_is_an_error_at_its_place_for_check_and_run_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gradual.toml");
+    let file = format!("[log]\naccess = \"missing/a.log\"\n{}", file(90, "http://127.0.0.1:9"));
+    std::fs::write(&path, file).unwrap();
+    for command in ["check", "run"] {
+        let output = gradual(&[command, path.to_str().unwrap()]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        assert!(said.contains("gradual.toml:2:10") && said.contains("missing/a.log"), "{command}: {said}");
+    }
+}
+
+#[test]
 fn a_bad_file_is_a_report_and_exit_code_1() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bad.toml");

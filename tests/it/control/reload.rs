@@ -38,6 +38,16 @@ fn a_bad_file_changes_nothing_and_says_every_mistake() {
 }
 
 #[test]
+fn an_access_log_that_cannot_be_opened_is_an_error_at_its_place_and_changes_nothing() {
+    let stage = Stage::new(&file(ANY_PORT, 90));
+    stage.write(&format!("[log]\naccess = \"missing/a.log\"\n{}", file(ANY_PORT, 50)));
+    let answer = stage.ask(POST);
+    let problem = &answer.json()["diagnostics"][0];
+    assert_eq!((&problem["line"], &problem["text"]), (&2.into(), &"\"missing/a.log\"".into()));
+    assert_eq!((answer.status, stage.status()["generation"].as_u64()), (422, Some(1)));
+}
+
+#[test]
 fn a_file_that_is_gone_changes_nothing() {
     let stage = Stage::new(&file(ANY_PORT, 90));
     std::fs::remove_file(stage.path()).unwrap();
