@@ -183,7 +183,7 @@ impl Reloader {
             (shards, admin, log) => {
                 let errors = [shards.err(), admin.err(), log.map(|log| vec![log])];
                 let errors = errors.into_iter().flatten().flatten();
-                return Err(report.with(errors));
+                return Err(report.with(errors.map(|error| self.own_up(error, &config))));
             }
         };
         if let Err(error) = self.log.reopen(&access.value) {
@@ -195,6 +195,21 @@ impl Reloader {
         self.serve(generation, config);
         self.say(generation, why, &report);
         Ok(Reloaded { generation, warnings: report })
+    }
+
+    /// An error about an address that cannot be had, with what to do where this process itself has it: what it gives
+    /// up, it gives up only once everything new is bound.
+    fn own_up(&self, error: Diagnostic, config: &Config) -> Diagnostic {
+        let listeners = config.listeners.iter().map(|listener| &listener.address);
+        let wanted = listeners.chain([&config.admin.address]).find(|one| one.span == error.span);
+        let mut held = self.shards.addresses().into_iter().chain(self.admin.address());
+        match wanted.and_then(|wanted| held.find(|held| held.overlaps(&wanted.value))) {
+            Some(held) => error.help(format!(
+                "this proxy itself listens at {held} until the reload is done: reload first with another address in \
+                 this place, and then with this one; or restart"
+            )),
+            None => error,
+        }
     }
 
     fn serve(&mut self, generation: u64, config: Config) {

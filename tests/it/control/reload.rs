@@ -1,5 +1,6 @@
 //! Reloads: a good file is the next generation, a bad one changes nothing.
 
+use gradual::config::Address;
 use gradual::control::{Options, run};
 
 use super::stage::{ANY_PORT, Stage, file};
@@ -45,6 +46,22 @@ fn an_access_log_that_cannot_be_opened_is_an_error_at_its_place_and_changes_noth
     let problem = &answer.json()["diagnostics"][0];
     assert_eq!((&problem["line"], &problem["text"]), (&2.into(), &"\"missing/a.log\"".into()));
     assert_eq!((answer.status, stage.status()["generation"].as_u64()), (422, Some(1)));
+}
+
+#[test]
+fn an_address_that_this_process_itself_holds_is_said_to_be_its_own() {
+    let listener = |address: &str| file(ANY_PORT, 90).replace("unix:front.sock", address);
+    let stage = Stage::new(&listener("127.0.0.1:0"));
+    let [Address::Tcp(own)] = &stage.handle.listeners()[..] else { panic!("not TCP") };
+    let admin = stage.handle.admin().unwrap().to_string();
+    let moved = file(&format!("address = \"{own}\""), 90);
+    for text in [listener(&format!("0.0.0.0:{}", own.port())), listener(&admin), moved] {
+        stage.write(&text);
+        let refused = stage.reload().unwrap_err();
+        let help = refused.diagnostics[0].help.clone().unwrap_or_default();
+        assert!(help.contains("this proxy itself") && help.contains("restart"), "{}", refused.render(false));
+    }
+    assert_eq!(stage.handle.status().generation(), 1);
 }
 
 #[test]
