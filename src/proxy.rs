@@ -45,6 +45,14 @@ pub struct Prepared {
     blueprint: Arc<Blueprint>,
     /// By listener.
     listeners: Vec<Bound>,
+    unresolved: Vec<String>,
+}
+
+impl Prepared {
+    /// The names of upstreams for which no address is known yet, in alphabetical order.
+    pub fn unresolved(&self) -> &[String] {
+        &self.unresolved
+    }
 }
 
 /// Where a listener listens.
@@ -149,6 +157,9 @@ impl Shards {
             }
         };
         let names = self.resolve(config).await;
+        let nowhere = names.iter().filter(|(_, addresses)| addresses.borrow().is_empty());
+        let mut unresolved: Vec<_> = nowhere.map(|(name, _)| name.clone()).collect();
+        unresolved.sort_unstable();
         let blueprint = Blueprint {
             config: Arc::new(config.clone()),
             router: router(config),
@@ -156,12 +167,12 @@ impl Shards {
             upstream_tls: files.upstream_tls,
             names,
         };
-        Ok(Prepared { blueprint: Arc::new(blueprint), listeners })
+        Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })
     }
 
     /// Swaps all shards to a prepared configuration; returns when every shard serves it.
     pub async fn commit(&mut self, prepared: Prepared) {
-        let Prepared { blueprint, mut listeners } = prepared;
+        let Prepared { blueprint, mut listeners, .. } = prepared;
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {
@@ -268,7 +279,7 @@ impl Shards {
         let mut names = HashMap::new();
         let upstreams = config.workers.iter().flat_map(|worker| &worker.versions).flat_map(|v| &v.upstreams);
         for upstream in upstreams {
-            if let Endpoint::Name { host, .. } = &upstream.endpoint
+            if let Endpoint::Name { host, .. } = &upstream.value.endpoint
                 && !names.contains_key(host)
             {
                 names.insert(host.clone(), self.names.watch(host));
@@ -350,7 +361,7 @@ fn read_files(config: &Config) -> Result<Files, Vec<Diagnostic>> {
     let listener_tls =
         listener_tls.map(|tls| tls.map_err(|more| problems.extend(more)).ok().flatten()).collect();
     let mut of_version = |version: &crate::config::Version| {
-        let secure = version.upstreams.iter().any(|upstream| upstream.scheme == Scheme::Https);
+        let secure = version.upstreams.iter().any(|upstream| upstream.value.scheme == Scheme::Https);
         let connector = secure.then(|| tls::upstream(&version.tls)).transpose();
         connector.map_err(|more| problems.extend(more)).ok().flatten()
     };

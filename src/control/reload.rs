@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{AccessTarget, Config, Spanned};
+use crate::config::{AccessTarget, Config, Endpoint, Spanned, Upstream};
 use crate::control::admin::Admin;
 use crate::control::changes;
 use crate::control::status::{Served, Status};
@@ -16,7 +16,7 @@ use crate::control::threads;
 use crate::diag::{Diagnostic, Report};
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
-use crate::proxy::Shards;
+use crate::proxy::{Prepared, Shards};
 
 /// How many reloads may be asked for and not begun. More askers wait; a mere notice needs no place of its own then, as
 /// those that wait in line will read what it is about.
@@ -189,6 +189,7 @@ impl Reloader {
         if let Err(error) = self.log.reopen(&access.value) {
             return Err(report.with([no_log(access, &error)]));
         }
+        let report = report.with(without_address(&config, &shards));
         let generation = self.status.generation() + 1;
         self.shards.commit(shards).await;
         self.admin.commit(admin);
@@ -260,6 +261,21 @@ fn no_log(access: &Spanned<AccessTarget>, error: &io::Error) -> Diagnostic {
         io::ErrorKind::IsADirectory => problem.help("name a file in this folder"),
         _ => problem,
     }
+}
+
+/// A warning for each name to which no request can go at the moment, where it is first said.
+fn without_address(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> {
+    let versions = config.workers.iter().flat_map(|worker| &worker.versions);
+    let upstreams: Vec<_> = versions.flat_map(|version| &version.upstreams).collect();
+    let warning = |name: &String| {
+        let is_named =
+            |upstream: &Upstream| matches!(&upstream.endpoint, Endpoint::Name { host, .. } if host == name);
+        let first = upstreams.iter().find(|upstream| is_named(&upstream.value))?;
+        let title = format!("`{name}` has no address: the name cannot be resolved, or not in time");
+        let warning = Diagnostic::warning(title, first.span.clone()).label("no request can go there yet");
+        Some(warning.help("check the name; it is looked up again every few seconds"))
+    };
+    prepared.unresolved().iter().filter_map(warning).collect()
 }
 
 /// A report of one error that has no place in the file.

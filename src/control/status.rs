@@ -178,7 +178,7 @@ impl Status {
             let name = &worker.policy.name;
             for (version, share) in shares(worker) {
                 gauges.shares.push((name.clone(), version.metadata.id.clone(), share));
-                let upstreams = version.upstreams.iter().map(ToString::to_string);
+                let upstreams = version.upstreams.iter().map(|upstream| upstream.value.to_string());
                 let id = &version.metadata.id;
                 gauges.upstreams.extend(upstreams.map(|upstream| (name.clone(), id.clone(), upstream, true)));
             }
@@ -252,7 +252,7 @@ fn worker(worker: &Worker) -> Value {
 
 fn version(version: &Version) -> Value {
     let mut shown = metadata(version, "id");
-    shown["upstreams"] = version.upstreams.iter().map(ToString::to_string).collect();
+    shown["upstreams"] = version.upstreams.iter().map(|upstream| upstream.value.to_string()).collect();
     shown
 }
 

@@ -268,10 +268,10 @@ ring = [
         worker.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["b.example/*", "a.example/*"]
     );
-    let upstreams: Vec<_> = worker.versions[0].upstreams.iter().map(ToString::to_string).collect();
+    let upstreams: Vec<_> = worker.versions[0].upstreams.iter().map(|one| one.value.to_string()).collect();
     assert_eq!(upstreams, ["h2c://app.internal:81", "unix:/etc/gradual/app.sock", "https://[::1]:443"]);
-    assert_eq!(worker.versions[0].upstreams[0].scheme, Scheme::H2c);
-    assert!(matches!(worker.versions[1].upstreams[0].endpoint, Endpoint::Address(a) if a.port() == 80));
+    assert_eq!(worker.versions[0].upstreams[0].value.scheme, Scheme::H2c);
+    assert!(matches!(worker.versions[1].upstreams[0].value.endpoint, Endpoint::Address(a) if a.port() == 80));
     assert_eq!(worker.versions[0].tls.server_name.as_deref(), Some("::1"));
     assert_eq!(worker.versions[0].metadata.created_on.as_deref(), Some("2026-11-20T12:00:00+01:00"));
     let deployment = &worker.policy.deployment;

@@ -3,7 +3,7 @@
 use gradual::config::Address;
 use gradual::control::{Options, run};
 
-use super::stage::{ANY_PORT, Stage, file};
+use super::stage::{ANY_PORT, Stage, file, worker};
 
 const POST: &str = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
 
@@ -36,6 +36,19 @@ fn a_bad_file_changes_nothing_and_says_every_mistake() {
     assert_eq!(status["last_reload"]["report"]["diagnostics"], problem["diagnostics"]);
     stage.write(&file(ANY_PORT, 80));
     assert_eq!(stage.reload().unwrap().generation, 2);
+}
+
+#[test]
+fn a_name_without_an_address_is_a_warning_at_its_place() {
+    let stage = Stage::new(&file(ANY_PORT, 90));
+    stage.write(&worker(ANY_PORT, 90, "http://nowhere.invalid:80"));
+    let answer = stage.ask(POST).json();
+    assert_eq!(answer["generation"], 2);
+    let warnings = answer["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{answer}");
+    assert_eq!((&warnings[0]["severity"], &warnings[0]["line"]), (&"warning".into(), &14.into()), "{answer}");
+    assert_eq!(warnings[0]["text"], "\"http://nowhere.invalid:80\"");
+    assert_eq!(stage.status()["last_reload"]["report"]["warnings"], 1);
 }
 
 #[test]
