@@ -6,7 +6,7 @@ pub mod explain;
 mod logging;
 pub mod schema;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -116,8 +116,19 @@ fn finish(ended: Result<Ended, Report>) -> ExitCode {
     match ended {
         Ok(ended) => ended.exit_code(),
         Err(report) => {
-            eprint!("{}", report.render(color(&io::stderr())));
+            complain(&report.render(color(&io::stderr())));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints on standard output; says whether it was taken. The macros of the standard library panic where it is not.
+fn say(text: &str) -> bool {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
+}
+
+/// Prints on standard error. Where that takes nothing, the exit code has to tell.
+fn complain(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }

@@ -130,7 +130,7 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// Where the access log goes.
-    pub access: AccessTarget,
+    pub access: Spanned<AccessTarget>,
 }
 
 /// Where the access log goes.
@@ -216,7 +216,7 @@ pub struct Version {
     /// Id, tag, message, time.
     pub metadata: Metadata,
     /// Where it runs, at least one.
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Spanned<Upstream>>,
     /// How `https://` upstreams are verified, and what they are shown.
     pub tls: UpstreamTls,
 }

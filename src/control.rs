@@ -16,15 +16,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::config::{Address, Config};
+use crate::config::{AccessTarget, Address, Config};
 use crate::control::admin::Admin;
-pub(crate) use crate::control::reload::failure;
 use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
+pub(crate) use crate::control::reload::{check_log, failure};
 use crate::control::signals::Signals;
-use crate::control::status::{Facts, LoadQuery, Status};
+use crate::control::status::{Facts, Status};
 use crate::diag::Report;
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
@@ -111,12 +110,11 @@ pub async fn run(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, 
     let file = options.file.display().to_string();
     let signals = Signals::new().map_err(|error| failure(&file, format!("no signals: {error}")))?;
     let (inbox, requests) = reload::inbox();
-    let (loads, load_queries) = mpsc::channel(16);
     let (hangups, mut stops) = signals.split();
     let reloader = tokio::select! {
         biased;
         signal = stops.next() => return Ok(Ended::Forced { signal: signal.number }),
-        started = start(&options, inbox.clone(), loads) => started?,
+        started = start(&options, inbox.clone()) => started?,
     };
     let status = Arc::clone(&reloader.status);
     let mut background = JoinSet::new();
@@ -128,7 +126,7 @@ pub async fn run(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, 
     tokio::select! {
         biased;
         signal = stops.obey(&status) => Ok(Ended::Forced { signal }),
-        cut = serve(reloader, requests, load_queries) => Ok(Ended::Drained { cut }),
+        cut = serve(reloader, requests) => Ok(Ended::Drained { cut }),
     }
 }
 
@@ -139,14 +137,14 @@ pub(crate) fn threads(config: &Config) -> NonZeroUsize {
 }
 
 /// Brings up the first generation, or leaves nothing behind.
-async fn start(options: &Options, inbox: Inbox, loads: mpsc::Sender<LoadQuery>) -> Result<Reloader, Report> {
+async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
     let mut source = String::new();
     let name = options.file.display().to_string();
     let file = std::path::absolute(&options.file).unwrap_or_else(|_| options.file.clone());
     let loaded = Loaded::read(&name, &file, |text| text.clone_into(&mut source))?;
     let failed = |what: &str, error: std::io::Error| failure(&loaded.report.file, format!("{what}: {error}"));
-    let log = AccessLog::open(&loaded.config.log.access)
-        .map_err(|error| failed("the access log cannot be opened", error))?;
+    // The first generation opens it, as every later one does.
+    let log = AccessLog::open(&AccessTarget::Off).map_err(|error| failed("there is no access log", error))?;
     let registry = Arc::new(Registry::default());
     let threads = threads(&loaded.config);
     let services = Services { registry: Arc::clone(&registry), log: log.clone() };
@@ -158,7 +156,7 @@ async fn start(options: &Options, inbox: Inbox, loads: mpsc::Sender<LoadQuery>) 
         threads: threads.get(),
         registry: Arc::clone(&registry),
         log: log.clone(),
-        loads,
+        load: shards.meter(),
     }));
     status.read(&source);
     let admin = Admin::new(Arc::clone(&status), inbox);
@@ -175,25 +173,17 @@ async fn start(options: &Options, inbox: Inbox, loads: mpsc::Sender<LoadQuery>) 
 }
 
 /// Reloads until the process is asked to stop, then drains. Returns how many connections were cut.
-async fn serve(
-    mut reloader: Reloader,
-    mut requests: Requests,
-    mut load_queries: mpsc::Receiver<LoadQuery>,
-) -> u64 {
+async fn serve(mut reloader: Reloader, mut requests: Requests) -> u64 {
     let status = Arc::clone(&reloader.status);
     loop {
         tokio::select! {
             biased;
             () = status.drained() => break,
-            Some(query) = load_queries.recv() => {
-                // Whoever asked may be gone.
-                let _ = query.send(reloader.load());
-            }
             Some(batch) = requests.next() => reloader.answer(batch).await,
         }
     }
     // Who asks from here on is told at once that nobody answers any more.
-    drop((requests, load_queries));
+    drop(requests);
     let Reloader { shards, admin, log, config, .. } = reloader;
     let timeout = config.limits.drain_timeout;
     tracing::info!("draining, for at most {timeout:?}");

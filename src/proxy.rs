@@ -46,6 +46,14 @@ pub struct Prepared {
     blueprint: Arc<Blueprint>,
     /// By listener.
     listeners: Vec<Bound>,
+    unresolved: Vec<String>,
+}
+
+impl Prepared {
+    /// The names of upstreams for which no address is known yet, in alphabetical order.
+    pub fn unresolved(&self) -> &[String] {
+        &self.unresolved
+    }
 }
 
 /// Where a listener listens.
@@ -94,6 +102,24 @@ pub struct Load {
     pub requests: u64,
 }
 
+/// Tells at any time what is going on, without asking anybody. Cheap to clone; the default sees no shards.
+#[derive(Clone, Debug, Default)]
+pub struct LoadMeter {
+    /// Those of all shards, which go on counting as long as the shards live.
+    gauges: Arc<[Arc<Gauge>]>,
+}
+
+impl LoadMeter {
+    /// What is going on at the moment.
+    pub fn read(&self) -> Load {
+        let sum = |number: fn(&Gauge) -> u64| self.gauges.iter().map(|gauge| number(gauge)).sum();
+        Load {
+            connections: sum(|gauge| gauge.connections.load(Ordering::Relaxed)),
+            requests: sum(|gauge| gauge.requests.load(Ordering::Relaxed)),
+        }
+    }
+}
+
 /// How long a commit waits for names to be resolved the first time, so that the first requests find an address.
 const FIRST_RESOLUTION: Duration = Duration::from_secs(2);
 
@@ -132,6 +158,9 @@ impl Shards {
             }
         };
         let names = self.resolve(config).await;
+        let nowhere = names.iter().filter(|(_, addresses)| addresses.borrow().is_empty());
+        let mut unresolved: Vec<_> = nowhere.map(|(name, _)| name.clone()).collect();
+        unresolved.sort_unstable();
         let blueprint = Blueprint {
             config: Arc::new(config.clone()),
             router: router(config),
@@ -139,12 +168,12 @@ impl Shards {
             upstream_tls: files.upstream_tls,
             names,
         };
-        Ok(Prepared { blueprint: Arc::new(blueprint), listeners })
+        Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })
     }
 
     /// Swaps all shards to a prepared configuration; returns when every shard serves it.
     pub async fn commit(&mut self, prepared: Prepared) {
-        let Prepared { blueprint, mut listeners } = prepared;
+        let Prepared { blueprint, mut listeners, .. } = prepared;
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {
@@ -180,11 +209,12 @@ impl Shards {
 
     /// What is going on.
     pub fn load(&self) -> Load {
-        let sum = |number: fn(&Gauge) -> u64| self.threads.iter().map(|thread| number(&thread.gauge)).sum();
-        Load {
-            connections: sum(|gauge| gauge.connections.load(Ordering::Relaxed)),
-            requests: sum(|gauge| gauge.requests.load(Ordering::Relaxed)),
-        }
+        self.meter().read()
+    }
+
+    /// What tells what is going on, for those who cannot wait for whoever holds the shards.
+    pub fn meter(&self) -> LoadMeter {
+        LoadMeter { gauges: self.threads.iter().map(|thread| Arc::clone(&thread.gauge)).collect() }
     }
 
     /// Stops accepting, lets what is in flight finish, cuts the rest when `timeout` has passed, and ends the threads.
@@ -250,7 +280,7 @@ impl Shards {
         let mut names = HashMap::new();
         let upstreams = config.workers.iter().flat_map(|worker| &worker.versions).flat_map(|v| &v.upstreams);
         for upstream in upstreams {
-            if let Endpoint::Name { host, .. } = &upstream.endpoint
+            if let Endpoint::Name { host, .. } = &upstream.value.endpoint
                 && !names.contains_key(host)
             {
                 names.insert(host.clone(), self.names.watch(host));
@@ -332,7 +362,7 @@ fn read_files(config: &Config) -> Result<Files, Vec<Diagnostic>> {
     let listener_tls =
         listener_tls.map(|tls| tls.map_err(|more| problems.extend(more)).ok().flatten()).collect();
     let mut of_version = |version: &crate::config::Version| {
-        let secure = version.upstreams.iter().any(|upstream| upstream.scheme == Scheme::Https);
+        let secure = version.upstreams.iter().any(|upstream| upstream.value.scheme == Scheme::Https);
         let connector = secure.then(|| tls::upstream(&version.tls)).transpose();
         connector.map_err(|more| problems.extend(more)).ok().flatten()
     };

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::config::{Config, parse};
 use crate::control::admin::check_token;
+use crate::control::check_log;
 use crate::diag::{Report, counted};
 use crate::proxy::Shards;
 use crate::store::file;
@@ -37,7 +38,8 @@ fn run<O: Write, E: Write>(path: &Path, json: bool, color: bool, to: &mut Stream
         return Ok(config.is_some());
     }
     if !report.diagnostics.is_empty() {
-        writeln!(to.err, "{}\n{}", report.render(color), report.summary())?;
+        // Where nobody takes the report, the exit code still tells.
+        let _ = writeln!(to.err, "{}\n{}", report.render(color), report.summary());
     }
     if let Some(config) = &config {
         writeln!(to.out, "{}", good(config, &report))?;
@@ -54,7 +56,8 @@ pub fn load(path: &Path) -> Result<(Config, Report), Report> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let (config, report) = parse(&file::name(path), &source, folder)?;
     let named = Shards::read_files(&config).err().into_iter().flatten();
-    let report = report.with(named.chain(config.admin.token_file.as_ref().and_then(check_token)));
+    let token = config.admin.token_file.as_ref().and_then(check_token);
+    let report = report.with(named.chain(token).chain(check_log(&config.log.access)));
     if report.has_errors() { Err(report) } else { Ok((config, report)) }
 }
 
@@ -157,6 +160,6 @@ mod tests {
         let (folder, file) = written(&format!("[log]\naccess = \"a.log\"\n{MINIMAL}"));
         let (config, _) = load(&file).unwrap();
         let access = crate::config::AccessTarget::File(folder.path().join("a.log"));
-        assert_eq!(config.log.access, access);
+        assert_eq!(config.log.access.value, access);
     }
 }

@@ -2,7 +2,7 @@
 
 mod backend;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use tempfile::TempDir;
 
 use crate::cli::demo::backend::{Backends, Page};
-use crate::cli::{finish, logging, serve};
+use crate::cli::{complain, finish, logging, say, serve};
 use crate::control::Options;
 
 /// The versions of the demonstration: fixed, so that its commands can be quoted.
@@ -25,7 +25,7 @@ pub(crate) fn demo() -> ExitCode {
     match Stage::set() {
         Ok(stage) => finish(stage.play()),
         Err(error) => {
-            eprintln!("error: the demonstration cannot start: {error}");
+            complain(&format!("error: the demonstration cannot start: {error}\n"));
             ExitCode::FAILURE
         }
     }
@@ -52,7 +52,10 @@ impl Stage {
 
     fn play(self) -> Result<crate::control::Ended, crate::diag::Report> {
         let options = Options { file: self.file.clone(), watch: false };
-        let ended = serve(options, |_| say(&self.script()));
+        // If nobody reads, the demonstration goes on all the same.
+        let ended = serve(options, |_| {
+            say(&self.script());
+        });
         if ended.is_ok() {
             say(&format!("\nThe demonstration is over; {} is removed.\n", self.file.display()));
         }
@@ -86,12 +89,6 @@ impl Stage {
             admin = self.admin,
         )
     }
-}
-
-/// Prints; if nobody reads, the demonstration goes on all the same.
-fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// What to try, in order: each with a title and shell commands that are right as they stand.

@@ -91,16 +91,14 @@ impl std::fmt::Display for Mistake {
 
 impl std::error::Error for Mistake {}
 
-/// Runs the command: prints the answer and returns 0, or prints what is wrong to stderr and returns 1. `load` reads the
-/// file, or says what is wrong with it in the words to be printed.
+/// Runs the command: prints the answer and returns 0, or prints what is wrong to stderr and returns 1; 1 also where
+/// standard output does not take the answer. `load` reads the file, or says what is wrong with it in the words to be printed.
 pub fn run(args: &ExplainArgs, load: impl FnOnce(&Path) -> Result<Config, String>) -> ExitCode {
     match load(&args.file).and_then(|config| answer_text(&config, args).map_err(|e| format!("error: {e}"))) {
-        Ok(text) => {
-            println!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) if crate::cli::say(&format!("{text}\n")) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
         Err(message) => {
-            eprintln!("{}", message.trim_end());
+            crate::cli::complain(&format!("{}\n", message.trim_end()));
             ExitCode::FAILURE
         }
     }

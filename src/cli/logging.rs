@@ -26,6 +26,8 @@ pub(crate) fn start() {
         .with_env_filter(filter)
         .with_ansi(color)
         .with_target(false)
+        // Where standard error takes nothing, its own message about that would be a panic.
+        .log_internal_errors(false)
         .with_writer(Clean { color })
         .try_init();
     if let Some(mistake) = mistake {
@@ -33,7 +35,7 @@ pub(crate) fn start() {
     }
 }
 
-/// Standard error without control characters but line breaks and tabs: text from a file or the network must not steer
+/// Standard error, as far as it takes anything, without control characters but line breaks and tabs: text from a file or the network must not steer
 /// the terminal. With `color`, the escape sequences of the log itself pass; those in messages are made visible before
 /// they get here.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +53,14 @@ impl<'a> MakeWriter<'a> for Clean {
 
 impl Write for Clean {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().lock().write_all(&cleaned(bytes, self.color))?;
+        // Serving does not depend on whether anybody listens.
+        let _ = io::stderr().lock().write_all(&cleaned(bytes, self.color));
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().lock().flush()
+        let _ = io::stderr().lock().flush();
+        Ok(())
     }
 }
 

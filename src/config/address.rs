@@ -1,7 +1,7 @@
 //! Addresses to listen on, and upstreams to connect to.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// Where to listen.
@@ -20,6 +20,16 @@ impl Address {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) => true,
         }
+    }
+
+    /// Whether one of the two cannot be listened on while the other is: the same, or one of them all addresses of a
+    /// machine (`[::]` those of IPv4, too). Port 0 overlaps with nothing, as the system chooses a free one.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (Self::Tcp(one), Self::Tcp(two)) = (self, other) else { return self == other };
+        let (one_ip, two_ip) = (one.ip().to_canonical(), two.ip().to_canonical());
+        let covers = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+        let shared = one_ip == two_ip || covers(one_ip, two_ip) || covers(two_ip, one_ip);
+        shared && one.port() == two.port() && one.port() != 0
     }
 }
 
@@ -96,5 +106,32 @@ impl fmt::Display for Upstream {
             Endpoint::Name { host, port } => write!(f, "{scheme}://{host}:{port}"),
             Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_overlap_where_one_listener_would_keep_the_other_out() {
+        let tcp = |text: &str| Address::Tcp(text.parse().unwrap());
+        for (one, two, expected) in [
+            ("127.0.0.1:80", "127.0.0.1:80", true),
+            ("127.0.0.1:80", "0.0.0.0:80", true),
+            ("127.0.0.1:80", "[::]:80", true),
+            ("[::1]:80", "[::]:80", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
+            ("[::1]:80", "0.0.0.0:80", false),
+            ("127.0.0.1:80", "127.0.0.2:80", false),
+            ("127.0.0.1:80", "0.0.0.0:81", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+        ] {
+            let (one, two) = (tcp(one), tcp(two));
+            assert_eq!((one.overlaps(&two), two.overlaps(&one)), (expected, expected), "{one} {two}");
+        }
+        let unix = |path: &str| Address::Unix(path.into());
+        assert!(unix("/s").overlaps(&unix("/s")) && !unix("/s").overlaps(&unix("/t")));
+        assert!(!unix("/s").overlaps(&tcp("127.0.0.1:80")));
     }
 }

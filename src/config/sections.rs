@@ -37,7 +37,7 @@ pub(super) fn duration(
 /// `[log]`.
 pub(super) fn log(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Log {
     let Some(text) = fields.and_then(|fields| fields.text("access")) else {
-        return Log { access: AccessTarget::Off };
+        return Log { access: Spanned { value: AccessTarget::Off, span: 0..0 } };
     };
     let access = match text.value {
         "off" => Some(AccessTarget::Off),
@@ -47,7 +47,7 @@ pub(super) fn log(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Log {
             walk.path(&text).map(|path| AccessTarget::File(path.value))
         }
     };
-    Log { access: access.unwrap_or_default() }
+    Log { access: Spanned { value: access.unwrap_or_default(), span: text.span } }
 }
 
 /// Warns of a text that is taken as something free but looks like one of the words that have a meaning.

@@ -10,7 +10,7 @@ use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk, quoted};
 use super::sections::{certificate, duration, path, warn_of_slip};
 use super::texts::{self, Problem};
-use super::{Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
+use super::{Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
 use crate::diag::{Diagnostic, Span};
 use crate::model::decision::{Policy, Senders};
 use crate::model::deployment::Metadata;
@@ -186,8 +186,11 @@ fn version(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Option<Version> {
     let kind = fields.kind("upstreams");
     let texts = fields.texts("upstreams");
     let parse = |text: &str| texts::upstream(text, folder);
-    let upstreams: Vec<_> =
-        texts.iter().filter_map(|text| walk.parsed(text, "an upstream", kind, parse)).collect();
+    let mut upstreams = Vec::with_capacity(texts.len());
+    for text in &texts {
+        let upstream = walk.parsed(text, "an upstream", kind, parse);
+        upstreams.extend(upstream.map(|value| Spanned { value, span: text.span.clone() }));
+    }
     let tls = fields.table("tls").map(|tls| upstream_tls(walk, &tls)).unwrap_or_default();
     if upstreams.len() == texts.len() {
         warn_of_unused_tls(walk, fields, &upstreams);
@@ -229,9 +232,9 @@ fn upstream_tls(walk: &mut Walk<'_>, fields: &Fields<'_>) -> UpstreamTls {
     UpstreamTls { ca: path(walk, fields, "ca"), server_name, client: certificate(walk, fields) }
 }
 
-fn warn_of_unused_tls(walk: &mut Walk<'_>, fields: &Fields<'_>, upstreams: &[Upstream]) {
+fn warn_of_unused_tls(walk: &mut Walk<'_>, fields: &Fields<'_>, upstreams: &[Spanned<Upstream>]) {
     if let (Some(span), false) =
-        (fields.span_of("tls"), upstreams.iter().any(|upstream| upstream.scheme == Scheme::Https))
+        (fields.span_of("tls"), upstreams.iter().any(|upstream| upstream.value.scheme == Scheme::Https))
     {
         let warning = Diagnostic::warning("`tls` has no effect", span);
         walk.conclude(warning.label("no upstream of this version is `https://`"));

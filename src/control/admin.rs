@@ -134,6 +134,7 @@ mod tests {
     use crate::control::reload::inbox;
     use crate::control::status::Facts;
     use crate::export::access::AccessLog;
+    use crate::proxy::LoadMeter;
 
     fn admin() -> Admin {
         let facts = Facts {
@@ -142,7 +143,7 @@ mod tests {
             threads: 1,
             registry: Arc::default(),
             log: AccessLog::open(&AccessTarget::Off).unwrap(),
-            loads: tokio::sync::mpsc::channel(1).0,
+            load: LoadMeter::default(),
         };
         Admin::new(Arc::new(Status::new(facts)), inbox().0)
     }

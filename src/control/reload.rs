@@ -2,20 +2,21 @@
 //!
 //! A reload reads the file, prepares everything that can fail, and only then commits. A bad file changes nothing.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Config;
+use crate::config::{AccessTarget, Config, Endpoint, Spanned, Upstream};
 use crate::control::admin::Admin;
 use crate::control::changes;
 use crate::control::status::{Served, Status};
 use crate::control::threads;
-use crate::diag::Report;
+use crate::diag::{Diagnostic, Report};
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
-use crate::proxy::{Load, Shards};
+use crate::proxy::{Prepared, Shards};
 
 /// How many reloads may be asked for and not begun. More askers wait; a mere notice needs no place of its own then, as
 /// those that wait in line will read what it is about.
@@ -140,11 +141,6 @@ impl Reloader {
         }
     }
 
-    /// What is going on in the data plane.
-    pub(crate) fn load(&self) -> Load {
-        self.shards.load()
-    }
-
     async fn reload(&mut self, why: &str) -> Outcome {
         let status = Arc::clone(&self.status);
         let outcome = match Loaded::read(status.name(), status.file(), |source| status.read(source)) {
@@ -168,7 +164,7 @@ impl Reloader {
         );
         self.status.reloaded(report.clone());
         // A rotation of the log asks for the same reload: it must not fail because of the file.
-        if let Err(error) = self.log.reopen(&self.config.log.access) {
+        if let Err(error) = self.log.reopen(&self.config.log.access.value) {
             tracing::error!("the access log cannot be reopened, and goes on where it was: {error}");
         }
     }
@@ -178,23 +174,43 @@ impl Reloader {
     /// # Errors
     /// Every mistake that shows only when addresses are bound and files are opened.
     pub(crate) async fn take(&mut self, loaded: Loaded, why: &str) -> Outcome {
-        let (shards, admin) =
-            match (self.shards.prepare(&loaded.config).await, self.admin.prepare(&loaded.config.admin)) {
-                (Ok(shards), Ok(admin)) => (shards, admin),
-                (shards, admin) => {
-                    let errors = [shards.err(), admin.err()].into_iter().flatten().flatten();
-                    return Err(loaded.report.with(errors));
-                }
-            };
-        if let Err(error) = self.log.reopen(&loaded.config.log.access) {
-            return Err(failure(&loaded.report.file, format!("the access log cannot be opened: {error}")));
+        let Loaded { config, report } = loaded;
+        let access = &config.log.access;
+        let prepared =
+            (self.shards.prepare(&config).await, self.admin.prepare(&config.admin), check_log(access));
+        let (shards, admin) = match prepared {
+            (Ok(shards), Ok(admin), None) => (shards, admin),
+            (shards, admin, log) => {
+                let errors = [shards.err(), admin.err(), log.map(|log| vec![log])];
+                let errors = errors.into_iter().flatten().flatten();
+                return Err(report.with(errors.map(|error| self.own_up(error, &config))));
+            }
+        };
+        if let Err(error) = self.log.reopen(&access.value) {
+            return Err(report.with([no_log(access, &error)]));
         }
+        let report = report.with(without_address(&config, &shards));
         let generation = self.status.generation() + 1;
         self.shards.commit(shards).await;
         self.admin.commit(admin);
-        self.serve(generation, loaded.config);
-        self.say(generation, why, &loaded.report);
-        Ok(Reloaded { generation, warnings: loaded.report })
+        self.serve(generation, config);
+        self.say(generation, why, &report);
+        Ok(Reloaded { generation, warnings: report })
+    }
+
+    /// An error about an address that cannot be had, with what to do where this process itself has it: what it gives
+    /// up, it gives up only once everything new is bound.
+    fn own_up(&self, error: Diagnostic, config: &Config) -> Diagnostic {
+        let listeners = config.listeners.iter().map(|listener| &listener.address);
+        let wanted = listeners.chain([&config.admin.address]).find(|one| one.span == error.span);
+        let mut held = self.shards.addresses().into_iter().chain(self.admin.address());
+        match wanted.and_then(|wanted| held.find(|held| held.overlaps(&wanted.value))) {
+            Some(held) => error.help(format!(
+                "this proxy itself listens at {held} until the reload is done: reload first with another address in \
+                 this place, and then with this one; or restart"
+            )),
+            None => error,
+        }
     }
 
     fn serve(&mut self, generation: u64, config: Config) {
@@ -226,6 +242,40 @@ impl Reloader {
             tracing::warn!("{}\n{}", report.summary(), report.render(false));
         }
     }
+}
+
+/// What is wrong with where the access log is to go, found out without making a file; `None`: nothing is.
+pub(crate) fn check_log(access: &Spanned<AccessTarget>) -> Option<Diagnostic> {
+    AccessLog::check(&access.value).err().map(|error| no_log(access, &error))
+}
+
+fn no_log(access: &Spanned<AccessTarget>, error: &io::Error) -> Diagnostic {
+    let target = match &access.value {
+        AccessTarget::File(path) => format!("the access log {}", path.display()),
+        AccessTarget::Stdout | AccessTarget::Off => "the access log".to_owned(),
+    };
+    let title = format!("{target} cannot be opened: {error}");
+    let problem = Diagnostic::error(title, access.span.clone()).label("this path");
+    match error.kind() {
+        io::ErrorKind::NotFound => problem.help("its folder must exist"),
+        io::ErrorKind::IsADirectory => problem.help("name a file in this folder"),
+        _ => problem,
+    }
+}
+
+/// A warning for each name to which no request can go at the moment, where it is first said.
+fn without_address(config: &Config, prepared: &Prepared) -> Vec<Diagnostic> {
+    let versions = config.workers.iter().flat_map(|worker| &worker.versions);
+    let upstreams: Vec<_> = versions.flat_map(|version| &version.upstreams).collect();
+    let warning = |name: &String| {
+        let is_named =
+            |upstream: &Upstream| matches!(&upstream.endpoint, Endpoint::Name { host, .. } if host == name);
+        let first = upstreams.iter().find(|upstream| is_named(&upstream.value))?;
+        let title = format!("`{name}` has no address: the name cannot be resolved, or not in time");
+        let warning = Diagnostic::warning(title, first.span.clone()).label("no request can go there yet");
+        Some(warning.help("check the name; it is looked up again every few seconds"))
+    };
+    prepared.unresolved().iter().filter_map(warning).collect()
 }
 
 /// A report of one error that has no place in the file.

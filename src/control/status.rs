@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 
 use crate::config::{Address, Config, Version, Worker};
 use crate::control::clock::rfc3339;
@@ -14,7 +14,7 @@ use crate::diag::Report;
 use crate::export::access::AccessLog;
 use crate::metrics::{Gauges, Registry};
 use crate::model::share::Share;
-use crate::proxy::Load;
+use crate::proxy::LoadMeter;
 
 /// The state of one process, for readers.
 #[derive(Debug)]
@@ -25,14 +25,10 @@ pub struct Status {
     threads: usize,
     registry: Arc<Registry>,
     log: AccessLog,
-    loads: mpsc::Sender<LoadQuery>,
+    load: LoadMeter,
     draining: watch::Sender<bool>,
     running: Mutex<Running>,
 }
-
-/// Where the answer to "what is going on?" goes. The shards live in the control thread's main future, which alone can
-/// answer; it drops the question once it drains.
-pub(crate) type LoadQuery = oneshot::Sender<Load>;
 
 /// What changes from generation to generation.
 #[derive(Debug, Default)]
@@ -64,8 +60,8 @@ pub(crate) struct Facts {
     pub(crate) registry: Arc<Registry>,
     /// Where requests are logged.
     pub(crate) log: AccessLog,
-    /// Who answers what is going on.
-    pub(crate) loads: mpsc::Sender<LoadQuery>,
+    /// What is going on; readable also while a reload or the end is under way.
+    pub(crate) load: LoadMeter,
 }
 
 /// A generation that serves.
@@ -90,7 +86,7 @@ impl Status {
             threads: facts.threads,
             registry: facts.registry,
             log: facts.log,
-            loads: facts.loads,
+            load: facts.load,
             draining: watch::Sender::new(false),
             running: Mutex::default(),
         }
@@ -182,7 +178,7 @@ impl Status {
             let name = &worker.policy.name;
             for (version, share) in shares(worker) {
                 gauges.shares.push((name.clone(), version.metadata.id.clone(), share));
-                let upstreams = version.upstreams.iter().map(ToString::to_string);
+                let upstreams = version.upstreams.iter().map(|upstream| upstream.value.to_string());
                 let id = &version.metadata.id;
                 gauges.upstreams.extend(upstreams.map(|upstream| (name.clone(), id.clone(), upstream, true)));
             }
@@ -190,16 +186,9 @@ impl Status {
         gauges
     }
 
-    /// Asks the shards; `None` while the process drains.
-    async fn load(&self) -> Option<Load> {
-        let (reply, answer) = oneshot::channel();
-        self.loads.send(reply).await.ok()?;
-        answer.await.ok()
-    }
-
     /// The status as `GET /api/v1/status` shows it.
-    pub async fn to_json(&self) -> Value {
-        let load = self.load().await;
+    pub fn to_json(&self) -> Value {
+        let load = self.load.read();
         let running = self.running();
         let workers = running.config.iter().flat_map(|config| config.workers.iter().map(worker));
         let restart = running.config.as_ref().is_some_and(|config| threads(config).get() != self.threads);
@@ -215,7 +204,7 @@ impl Status {
             "needs_restart": if restart { json!(["threads"]) } else { json!([]) },
             "listeners": running.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "admin": running.admin.as_ref().map(ToString::to_string),
-            "load": load.map(|load| json!({ "connections": load.connections, "requests": load.requests })),
+            "load": { "connections": load.connections, "requests": load.requests },
             "log": { "dropped": self.log.dropped() },
             "last_reload": running.last_reload.as_ref().map(LastReload::to_json),
             "workers": workers.collect::<Vec<_>>(),
@@ -263,7 +252,7 @@ fn worker(worker: &Worker) -> Value {
 
 fn version(version: &Version) -> Value {
     let mut shown = metadata(version, "id");
-    shown["upstreams"] = version.upstreams.iter().map(ToString::to_string).collect();
+    shown["upstreams"] = version.upstreams.iter().map(|upstream| upstream.value.to_string()).collect();
     shown
 }
 

@@ -144,6 +144,14 @@ impl AccessLog {
         Ok(())
     }
 
+    /// Whether `target` could probably be opened, found out without making or changing anything.
+    ///
+    /// # Errors
+    /// It could not.
+    pub fn check(target: &AccessTarget) -> io::Result<()> {
+        writer::check(target)
+    }
+
     /// A new end for a shard.
     pub fn sink(&self) -> Sink {
         Sink { queue: self.queue.clone(), shared: Arc::clone(&self.shared), buffer: RefCell::default() }

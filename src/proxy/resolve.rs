@@ -87,7 +87,7 @@ async fn keep_resolving(
             }
             Err(error) => {
                 if !failing {
-                    tracing::warn!(host, %error, "cannot be resolved; addresses known before go on");
+                    tracing::warn!(host, %error, "cannot be resolved; {}", consequence(&sender.borrow()));
                 }
                 failing = true;
                 AFTER_FAILURE
@@ -97,6 +97,15 @@ async fn keep_resolving(
             () = tokio::time::sleep(pause) => {}
             () = sender.closed() => return,
         }
+    }
+}
+
+/// What a failed look-up means for requests.
+fn consequence(known: &[IpAddr]) -> &'static str {
+    if known.is_empty() {
+        "no address is known, so no request can go there"
+    } else {
+        "addresses known before go on"
     }
 }
 
@@ -110,4 +119,15 @@ fn publish(sender: &watch::Sender<Arc<[IpAddr]>>, host: &str, addresses: Vec<IpA
         }
         changed
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_look_up_says_that_known_addresses_go_on_only_where_there_are_any() {
+        assert!(consequence(&[]).contains("no address is known"));
+        assert!(consequence(&[[127, 0, 0, 1].into()]).contains("go on"));
+    }
 }

@@ -243,7 +243,7 @@ impl Backends {
                 config::Endpoint::Address(_) | config::Endpoint::Unix(_) => None,
             },
         };
-        let upstreams = version.upstreams.iter().map(source).collect();
+        let upstreams = version.upstreams.iter().map(|upstream| source(&upstream.value)).collect();
         let backends = Self { upstreams, endpoints: RefCell::default(), shard: Rc::downgrade(shard) };
         backends.refresh();
         backends

@@ -9,6 +9,10 @@ use crate::diag::{Diagnostic, Report};
 /// The longest file that is read, in bytes.
 pub const MAX_LENGTH: u64 = 4 * 1024 * 1024;
 
+/// What to do where there is no file.
+const MAKE_ONE: &str = "name the file, as in `gradual run FILE`; to make one, begin with a copy of config/minimal.toml from \
+                        the source, or see the file that `gradual demo` makes";
+
 /// The text of a file, which may be a pipe.
 ///
 /// # Errors
@@ -45,9 +49,7 @@ fn unreadable(file: &Path, error: &io::Error) -> Report {
         io::ErrorKind::NotFound if file.is_symlink() => {
             ("this is a link to a file that does not exist", None)
         }
-        io::ErrorKind::NotFound => {
-            ("there is no such file", Some("name the file, as in `gradual check FILE`"))
-        }
+        io::ErrorKind::NotFound => ("there is no such file", Some(MAKE_ONE)),
         io::ErrorKind::IsADirectory => ("this is a folder, not a file", Some("name the file in it")),
         io::ErrorKind::PermissionDenied => {
             ("the file may not be read", Some("check its owner and permissions"))

@@ -256,7 +256,7 @@ ring = [
         config.listeners[0].trusted_proxies.networks.iter().map(ToString::to_string).collect();
     assert_eq!(networks, ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(config.limits.drain_timeout, Duration::ZERO);
-    assert_eq!(config.log.access, AccessTarget::File("/etc/gradual/logs/access.log".into()));
+    assert_eq!(config.log.access.value, AccessTarget::File("/etc/gradual/logs/access.log".into()));
     assert_eq!(config.admin.hosts, ["gradual.internal", "[::1]"]);
     assert!(config.admin.configured && !config.admin.metrics_open);
     assert_eq!(config.admin.token_file.unwrap().value, Path::new("/run/token"));
@@ -268,10 +268,10 @@ ring = [
         worker.routes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["b.example/*", "a.example/*"]
     );
-    let upstreams: Vec<_> = worker.versions[0].upstreams.iter().map(ToString::to_string).collect();
+    let upstreams: Vec<_> = worker.versions[0].upstreams.iter().map(|one| one.value.to_string()).collect();
     assert_eq!(upstreams, ["h2c://app.internal:81", "unix:/etc/gradual/app.sock", "https://[::1]:443"]);
-    assert_eq!(worker.versions[0].upstreams[0].scheme, Scheme::H2c);
-    assert!(matches!(worker.versions[1].upstreams[0].endpoint, Endpoint::Address(a) if a.port() == 80));
+    assert_eq!(worker.versions[0].upstreams[0].value.scheme, Scheme::H2c);
+    assert!(matches!(worker.versions[1].upstreams[0].value.endpoint, Endpoint::Address(a) if a.port() == 80));
     assert_eq!(worker.versions[0].tls.server_name.as_deref(), Some("::1"));
     assert_eq!(worker.versions[0].metadata.created_on.as_deref(), Some("2026-11-20T12:00:00+01:00"));
     let deployment = &worker.policy.deployment;

@@ -156,6 +156,22 @@ fn a_renamed_file_is_left_behind_at_reopening_and_no_line_is_lost() {
 }
 
 #[test]
+fn a_target_is_checked_without_making_or_changing_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.log");
+    for good in [AccessTarget::Off, AccessTarget::Stdout, file(&path), file(Path::new("/dev/null"))] {
+        AccessLog::check(&good).unwrap();
+    }
+    assert!(!path.exists());
+    std::fs::write(&path, "kept").unwrap();
+    AccessLog::check(&file(&path)).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    for bad in [folder.path(), &folder.path().join("missing/a.log"), &path.join("a.log")] {
+        assert!(AccessLog::check(&file(bad)).is_err(), "{}", bad.display());
+    }
+}
+
+#[test]
 fn a_target_that_cannot_be_opened_is_an_error_and_the_log_goes_on_where_it_was() {
     let folder = folder();
     let path = folder.path().join("access.log");

@@ -60,6 +60,7 @@ pub(crate) fn worker(name: &str, routes: &[&str], versions: &[(&str, u32)]) -> W
 }
 
 fn version(id: &str) -> Version {
+    let upstream = Upstream { scheme: Scheme::Http, endpoint: Endpoint::Address(loopback()) };
     Version {
         metadata: Metadata {
             id: VersionId::new(id).unwrap(),
@@ -67,7 +68,7 @@ fn version(id: &str) -> Version {
             message: None,
             created_on: None,
         },
-        upstreams: vec![Upstream { scheme: Scheme::Http, endpoint: Endpoint::Address(loopback()) }],
+        upstreams: vec![Spanned { value: upstream, span: 0..0 }],
         tls: UpstreamTls::default(),
     }
 }
@@ -91,7 +92,7 @@ pub(crate) fn config(workers: Vec<Worker>, trusted: &[&str]) -> Config {
         server: Server::default(),
         listeners: vec![listener],
         limits: Limits { drain_timeout: Duration::from_secs(30) },
-        log: Log { access: AccessTarget::Off },
+        log: Log { access: Spanned { value: AccessTarget::Off, span: 0..0 } },
         admin: Admin {
             address: address(),
             configured: false,

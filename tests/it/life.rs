@@ -26,16 +26,20 @@ struct Program {
 
 impl Program {
     fn start(upstream: &str) -> Self {
+        Self::start_saying(upstream, Stdio::piped())
+    }
+
+    fn start_saying(upstream: &str, stderr: Stdio) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let program = Self { child: Self::spawn(folder.path(), upstream), folder };
+        let program = Self { child: Self::spawn(folder.path(), upstream, stderr), folder };
         eventually("it is ready", || program.admin("GET /readyz").is_some_and(|answer| answer.status == 200));
         program
     }
 
-    fn spawn(folder: &Path, upstream: &str) -> Child {
+    fn spawn(folder: &Path, upstream: &str, stderr: Stdio) -> Child {
         std::fs::write(folder.join("gradual.toml"), file(90, upstream)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_gradual"));
-        command.arg("run").arg(folder.join("gradual.toml")).stderr(Stdio::piped());
+        command.arg("run").arg(folder.join("gradual.toml")).stderr(stderr);
         command.env_remove("GRADUAL_LOG").env_remove("RUST_LOG").spawn().unwrap()
     }
 
@@ -55,7 +59,9 @@ impl Program {
     /// Waits for the end: the exit status, and what was said on standard error. The folder stays.
     fn end(&mut self) -> (ExitStatus, String) {
         let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        if let Some(mut stderr) = self.child.stderr.take() {
+            stderr.read_to_string(&mut said).unwrap();
+        }
         (self.child.wait().unwrap(), said)
     }
 }
@@ -71,11 +77,73 @@ fn file(v1: u32, upstream: &str) -> String {
     worker(r#"address = "unix:admin.sock""#, v1, upstream)
 }
 
+/// Streams that take nothing: a pipe whose reader is gone, and a full device.
+fn deaf() -> [Stdio; 2] {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    [writer.into(), full.into()]
+}
+
 #[test]
-fn a_missing_file_is_a_message_and_exit_code_1() {
+fn it_serves_on_where_nobody_takes_its_standard_error() {
+    for stderr in deaf() {
+        let mut program = Program::start_saying("http://127.0.0.1:9", stderr);
+        std::fs::write(program.folder.path().join("gradual.toml"), "nonsense").unwrap();
+        program.signal("HUP");
+        let status = || program.admin("GET /api/v1/status").unwrap().json();
+        eventually("the file is refused", || status()["last_reload"]["result"] == "failure");
+        program.signal("TERM");
+        assert_eq!(program.end().0.code(), Some(0));
+    }
+}
+
+#[test]
+fn commands_end_in_order_where_nobody_takes_what_they_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("good.toml");
+    std::fs::write(&good, file(90, "http://127.0.0.1:9")).unwrap();
+    let good = good.to_str().unwrap();
+    for arguments in [
+        &["check", good][..],
+        &["check", good, "--json"],
+        &["check", "missing.toml"],
+        &["explain", "/", "--file", good],
+        &["explain", "/", "--file", "missing.toml"],
+        &["run", "missing.toml"],
+        &["schema"],
+        &["--help"],
+        &["walk"],
+    ] {
+        for (out, err) in deaf().into_iter().zip(deaf()) {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_gradual"));
+            let status = command.args(arguments).stdout(out).stderr(err).status().unwrap();
+            assert!(matches!(status.code(), Some(0..=2)), "{arguments:?}: {status:?}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_file_is_a_message_how_to_make_one_and_exit_code_1() {
     let output = gradual(&["run", "there-is-no-such-file.toml"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("there-is-no-such-file.toml"), "{}", text(&output.stderr));
+    for words in ["there-is-no-such-file.toml", "config/minimal.toml", "gradual demo"] {
+        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn an_access_log_in_a_missing_folder_is_an_error_at_its_place_for_check_and_run_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gradual.toml");
+    let file = format!("[log]\naccess = \"missing/a.log\"\n{}", file(90, "http://127.0.0.1:9"));
+    std::fs::write(&path, file).unwrap();
+    for command in ["check", "run"] {
+        let output = gradual(&[command, path.to_str().unwrap()]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {said}");
+        assert!(said.contains("gradual.toml:2:10") && said.contains("missing/a.log"), "{command}: {said}");
+    }
 }
 
 #[test]
@@ -156,7 +224,7 @@ fn while_a_request_is_in_flight_a_stop_drains_and_a_second_one_ends_at_once() {
         program.signal(signal);
         eventually("it drains", || program.admin("GET /readyz").unwrap().status == 503);
         let status = program.admin("GET /api/v1/status").unwrap().json();
-        assert_eq!((&status["draining"], &status["load"]), (&true.into(), &().into()));
+        assert_eq!((&status["draining"], &status["load"]["requests"]), (&true.into(), &1.into()));
         program.signal(signal);
         let (status, said) = program.end();
         assert_eq!(status.code(), Some(code), "{said}");

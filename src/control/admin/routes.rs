@@ -59,7 +59,7 @@ async fn metrics(_: MayScrape, Shared(state): Shared<Arc<State>>) -> impl IntoRe
 }
 
 async fn status(_: Authorised, Shared(state): Shared<Arc<State>>) -> Response {
-    as_json(&state.status.to_json().await)
+    as_json(&state.status.to_json())
 }
 
 async fn reload(_: MayWrite, Shared(state): Shared<Arc<State>>, body: Body) -> Result<Response, Problem> {

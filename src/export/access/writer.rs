@@ -11,6 +11,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::Access;
+
 use crate::config::AccessTarget;
 
 /// How many buffers wait for the writer before further ones are dropped: 4 MiB of lines.
@@ -71,6 +73,27 @@ pub(super) fn open(target: &AccessTarget) -> io::Result<Option<File>> {
 fn open_file(path: &Path) -> io::Result<File> {
     let fifo = path.metadata().is_ok_and(|metadata| metadata.file_type().is_fifo());
     OpenOptions::new().append(true).create(true).read(fifo).mode(0o640).open(path)
+}
+
+/// Whether a target could be opened, as far as this shows without making a file or waking a pipe's reader.
+pub(super) fn check(target: &AccessTarget) -> io::Result<()> {
+    let AccessTarget::File(path) = target else { return Ok(()) };
+    match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(metadata) if metadata.is_file() => OpenOptions::new().append(true).open(path).map(drop),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => check_folder(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the folder of a file that does not exist yet is there.
+fn check_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.metadata()?.is_dir() {
+        return Err(ErrorKind::NotADirectory.into());
+    }
+    rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK).map_err(io::Error::from)
 }
 
 impl Shared {

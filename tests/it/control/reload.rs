@@ -1,8 +1,9 @@
 //! Reloads: a good file is the next generation, a bad one changes nothing.
 
+use gradual::config::Address;
 use gradual::control::{Options, run};
 
-use super::stage::{ANY_PORT, Stage, file};
+use super::stage::{ANY_PORT, Stage, file, worker};
 
 const POST: &str = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
 
@@ -35,6 +36,45 @@ fn a_bad_file_changes_nothing_and_says_every_mistake() {
     assert_eq!(status["last_reload"]["report"]["diagnostics"], problem["diagnostics"]);
     stage.write(&file(ANY_PORT, 80));
     assert_eq!(stage.reload().unwrap().generation, 2);
+}
+
+#[test]
+fn a_name_without_an_address_is_a_warning_at_its_place() {
+    let stage = Stage::new(&file(ANY_PORT, 90));
+    stage.write(&worker(ANY_PORT, 90, "http://nowhere.invalid:80"));
+    let answer = stage.ask(POST).json();
+    assert_eq!(answer["generation"], 2);
+    let warnings = answer["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{answer}");
+    assert_eq!((&warnings[0]["severity"], &warnings[0]["line"]), (&"warning".into(), &14.into()), "{answer}");
+    assert_eq!(warnings[0]["text"], "\"http://nowhere.invalid:80\"");
+    assert_eq!(stage.status()["last_reload"]["report"]["warnings"], 1);
+}
+
+#[test]
+fn an_access_log_that_cannot_be_opened_is_an_error_at_its_place_and_changes_nothing() {
+    let stage = Stage::new(&file(ANY_PORT, 90));
+    stage.write(&format!("[log]\naccess = \"missing/a.log\"\n{}", file(ANY_PORT, 50)));
+    let answer = stage.ask(POST);
+    let problem = &answer.json()["diagnostics"][0];
+    assert_eq!((&problem["line"], &problem["text"]), (&2.into(), &"\"missing/a.log\"".into()));
+    assert_eq!((answer.status, stage.status()["generation"].as_u64()), (422, Some(1)));
+}
+
+#[test]
+fn an_address_that_this_process_itself_holds_is_said_to_be_its_own() {
+    let listener = |address: &str| file(ANY_PORT, 90).replace("unix:front.sock", address);
+    let stage = Stage::new(&listener("127.0.0.1:0"));
+    let [Address::Tcp(own)] = &stage.handle.listeners()[..] else { panic!("not TCP") };
+    let admin = stage.handle.admin().unwrap().to_string();
+    let moved = file(&format!("address = \"{own}\""), 90);
+    for text in [listener(&format!("0.0.0.0:{}", own.port())), listener(&admin), moved] {
+        stage.write(&text);
+        let refused = stage.reload().unwrap_err();
+        let help = refused.diagnostics[0].help.clone().unwrap_or_default();
+        assert!(help.contains("this proxy itself") && help.contains("restart"), "{}", refused.render(false));
+    }
+    assert_eq!(stage.handle.status().generation(), 1);
 }
 
 #[test]

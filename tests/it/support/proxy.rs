@@ -39,7 +39,7 @@ impl Proxy {
     /// Starts a proxy whose file lies in a folder that may hold what it names already.
     pub(crate) async fn start(folder: TempDir, text: &str) -> Self {
         let config = parsed(text, folder.path());
-        let log = AccessLog::open(&config.log.access).unwrap();
+        let log = AccessLog::open(&config.log.access.value).unwrap();
         let registry = Arc::new(Registry::default());
         let services = Services { registry: Arc::clone(&registry), log: log.clone() };
         let threads = config.server.threads.unwrap_or(NonZeroUsize::new(2).unwrap());
