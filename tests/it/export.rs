@@ -163,9 +163,9 @@ fn a_target_is_checked_without_making_or_changing_anything() {
         AccessLog::check(&good).unwrap();
     }
     assert!(!path.exists());
-    std::fs::write(&path, "kept").unwrap();
+    fs::write(&path, "kept").unwrap();
     AccessLog::check(&file(&path)).unwrap();
-    assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+    assert_eq!(fs::read(&path).unwrap(), b"kept");
     for bad in [folder.path(), &folder.path().join("missing/a.log"), &path.join("a.log")] {
         assert!(AccessLog::check(&file(bad)).is_err(), "{}", bad.display());
     }
