@@ -269,7 +269,10 @@ where
         if !told && (http2 || client.watch.has_asked()) {
             told = true;
             shut_down(connection.as_mut());
-            return connection.as_mut().poll(context);
+            let ended = connection.as_mut().poll(context);
+            if ended.is_ready() {
+                return ended;
+            }
         }
         if draining && lingers_too_long(client, &mut linger, http2, context) {
             Poll::Ready(Ok(()))

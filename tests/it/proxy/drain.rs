@@ -149,6 +149,23 @@ fn connections_that_have_asked_for_nothing_yet_do_not_hold_the_end_up() {
 }
 
 #[test]
+fn an_http2_client_that_acknowledges_nothing_does_not_hold_the_end_up() {
+    run(async {
+        let upstream = says(Speaks::Http1, |_| "hello".to_owned()).await;
+        let folder = tempfile::tempdir().unwrap();
+        let proxy = Proxy::start_in(folder, 1, &file(ANY, "", &upstream.upstream("http"))).await;
+        let mut client = proxy.connect().await;
+        // The preface and empty SETTINGS (RFC 9113 section 3.4); the server's are read, and never answered.
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        let mut settings = [0; 9];
+        client.read_exact(&mut settings).await.unwrap();
+        assert_eq!(settings[3], 4, "a SETTINGS frame");
+        let Proxy { shards, folder: _folder } = proxy;
+        assert_eq!(shards.drain(AMPLE).await, 0);
+    });
+}
+
+#[test]
 fn a_response_that_is_being_sent_is_finished() {
     run(async {
         let (pipe, body) = piped();
