@@ -49,7 +49,7 @@ fn decide(c: &mut Criterion) {
         ("override", Some(KEY), Some(field.as_bytes())),
         ("override among three", Some(KEY), Some(others.as_bytes())),
     ] {
-        let sent = Sent { key, overrides, trusted: false, draw: 1 << 63 };
+        let sent = Sent { key, overrides, draw: 1 << 63, ..Sent::default() };
         c.bench_function(&format!("decide/{name}"), |b| {
             b.iter(|| black_box(&policy).select(black_box(&sent)).decision);
         });

@@ -9,4 +9,5 @@ pub mod name;
 pub mod overrides;
 pub mod ring;
 pub mod route;
+pub mod secret;
 pub mod share;

@@ -10,9 +10,11 @@ mod cork;
 mod failure;
 mod handler;
 mod head;
+mod overrides;
 mod proxy_protocol;
 mod record;
 mod resolve;
+pub(crate) mod secret;
 mod shard;
 mod snapshot;
 mod socket;
@@ -39,6 +41,7 @@ use crate::diag::Diagnostic;
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
 use crate::model::route::Router;
+use crate::model::secret::Secret;
 
 /// A configuration with everything bound and read that it names: committing it cannot fail.
 #[derive(Debug)]
@@ -134,8 +137,8 @@ impl Shards {
         Ok(Self { threads, names: Names::default(), listeners: Vec::new(), next_id: 0 })
     }
 
-    /// Reads every file that the configuration names (certificates, keys) and makes TLS settings of them, without
-    /// binding: also what `gradual check` does.
+    /// Reads every file that the configuration names (certificates, keys, secrets) and makes TLS settings of them,
+    /// without binding: also what `gradual check` does.
     ///
     /// # Errors
     /// Every mistake, with its place in the file.
@@ -166,6 +169,7 @@ impl Shards {
             router: router(config),
             listener_tls: files.listener_tls,
             upstream_tls: files.upstream_tls,
+            secrets: files.secrets,
             names,
         };
         Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })
@@ -354,6 +358,8 @@ fn cannot_listen(address: &Address, error: &io::Error, span: crate::diag::Span) 
 struct Files {
     listener_tls: Vec<Option<Arc<rustls::ServerConfig>>>,
     upstream_tls: Vec<Vec<Option<tls::UpstreamConnector>>>,
+    /// By worker.
+    secrets: Vec<Option<Secret>>,
 }
 
 fn read_files(config: &Config) -> Result<Files, Vec<Diagnostic>> {
@@ -368,7 +374,9 @@ fn read_files(config: &Config) -> Result<Files, Vec<Diagnostic>> {
     };
     let upstream_tls =
         config.workers.iter().map(|worker| worker.versions.iter().map(&mut of_version).collect()).collect();
-    if problems.is_empty() { Ok(Files { listener_tls, upstream_tls }) } else { Err(problems) }
+    let secrets = config.workers.iter().map(secret::of_worker);
+    let secrets = secrets.map(|secret| secret.map_err(|one| problems.push(one)).ok().flatten()).collect();
+    if problems.is_empty() { Ok(Files { listener_tls, upstream_tls, secrets }) } else { Err(problems) }
 }
 
 /// The router over all workers' routes; its targets are indexes of workers.

@@ -8,7 +8,7 @@ use crate::config::{Config, parse};
 use crate::control::admin::check_token;
 use crate::control::check_log;
 use crate::diag::{Report, counted};
-use crate::proxy::Shards;
+use crate::proxy::{Shards, secret};
 use crate::store::file;
 
 /// Checks a file and all that it names, and prints what is wrong: for people on standard error, with a line on
@@ -57,7 +57,9 @@ pub fn load(path: &Path) -> Result<(Config, Report), Report> {
     let (config, report) = parse(&file::name(path), &source, folder)?;
     let named = Shards::read_files(&config).err().into_iter().flatten();
     let token = config.admin.token_file.as_ref().and_then(check_token);
-    let report = report.with(named.chain(token).chain(check_log(&config.log.access)));
+    let secrets = config.workers.iter().filter_map(|worker| worker.overrides_secret_file.as_ref());
+    let exposed = secrets.filter_map(|file| secret::warning(file, "secret"));
+    let report = report.with(named.chain(token).chain(exposed).chain(check_log(&config.log.access)));
     if report.has_errors() { Err(report) } else { Ok((config, report)) }
 }
 
@@ -140,6 +142,22 @@ mod tests {
             !good && err.contains("no-such-folder/gradual.toml") && err.contains("no such file"),
             "{err}"
         );
+    }
+
+    #[test]
+    fn the_secret_of_overrides_is_read_and_a_warning_says_when_others_may_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let name = "overrides_secret_file = \"secret\"";
+        let (folder, file) = written(&MINIMAL.replace("[[worker]]\n", &format!("[[worker]]\n{name}\n")));
+        let (good, _, err) = checked(&file, false);
+        assert!(!good && err.contains("cannot be read") && err.ends_with(": 1 error\n"), "{err}");
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, "0123456789abcdef\n").unwrap();
+        for (mode, warned) in [(0o600, false), (0o644, true)] {
+            std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+            let (good, _, err) = checked(&file, false);
+            assert!(good && err.contains("other users have access to the secret file") == warned, "{err}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::model::name::VersionId;
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
 use crate::model::ring::Arc;
 use crate::model::route::Router;
+use crate::model::secret::Secret;
 use crate::model::share::Position;
 
 /// The arguments of `gradual explain`.
@@ -77,6 +78,8 @@ pub struct Answer<'a> {
     pub position: Option<Position>,
     /// What the overrides field says for the worker.
     pub overridden: Override,
+    /// Whether this sender may send overrides; where it may and one is denied, it did not show the secret.
+    pub overrides_allowed: bool,
 }
 
 /// Why a request cannot be explained: what to print.
@@ -149,7 +152,8 @@ fn field(name: &str, value: &str) -> Result<(String, Vec<u8>), Mistake> {
 /// Where a request would go, and why: exactly as the proxy decides it.
 ///
 /// # Errors
-/// The URL cannot be read, no worker has a route for it, or none is given where several workers could be meant.
+/// The URL cannot be read, no worker has a route for it, none is given where several workers could be meant, or the secret
+/// that an override must show cannot be read.
 pub fn explain<'a>(config: &'a Config, question: &Question) -> Result<Answer<'a>, Mistake> {
     let worker = worker(config, question)?;
     let sent_key = question.headers[..].joined(KEY_HEADER);
@@ -158,7 +162,9 @@ pub fn explain<'a>(config: &'a Config, question: &Question) -> Result<Answer<'a>
     let trusted = peer.is_some_and(|peer| {
         config.listeners.iter().any(|listener| listener.trusted_proxies.contain(Some(peer)))
     });
-    let sent = Sent { key: sent_key.as_deref(), overrides: overrides.as_deref(), trusted, draw: 0 };
+    let secret = secret(worker, overrides.is_some())?;
+    let (key, overrides, secret) = (sent_key.as_deref(), overrides.as_deref(), secret.as_ref());
+    let sent = Sent { key, overrides, trusted, secret, draw: 0 };
     let policy = &worker.policy;
     let Selection { decision, overridden, key } = policy.select(&sent);
     let drawn = decision.reason == Reason::Random;
@@ -172,7 +178,15 @@ pub fn explain<'a>(config: &'a Config, question: &Question) -> Result<Answer<'a>
         key_denied: sent_key.is_some() && !policy.keys.allow(trusted),
         position: decision.position,
         overridden,
+        overrides_allowed: policy.overrides.allow(trusted),
     })
+}
+
+/// What overrides for the worker must show, read only where there are any.
+fn secret(worker: &Worker, needed: bool) -> Result<Option<Secret>, Mistake> {
+    let file = worker.overrides_secret_file.as_ref().filter(|_| needed);
+    let read = file.map(|file| crate::proxy::secret::read(file, "secret"));
+    read.transpose().map_err(|error| Mistake(error.title))
 }
 
 fn tag<'a>(worker: &'a Worker, id: &VersionId) -> Option<&'a str> {

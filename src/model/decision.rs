@@ -5,6 +5,7 @@ use super::head::trim_ows;
 use super::name::WorkerName;
 use super::overrides::{Override, OverrideProblem};
 use super::ring::Member;
+use super::secret::Secret;
 use super::share::Position;
 
 /// All that a decision may depend on.
@@ -99,6 +100,8 @@ pub struct Sent<'a> {
     pub overrides: Option<&'a [u8]>,
     /// Whether the request came through a trusted proxy.
     pub trusted: bool,
+    /// What overrides must show; `None` where this worker wants nothing shown.
+    pub secret: Option<&'a Secret>,
     /// A random number, evenly distributed over all of `u64`.
     pub draw: u64,
 }
@@ -130,7 +133,7 @@ impl Policy {
 
     fn overridden(&self, sent: &Sent<'_>) -> Override {
         let Some(field) = sent.overrides else { return Override::Absent };
-        let said = Override::parse(field, self.name.as_str(), |id| self.deployment.member(id));
+        let said = Override::guarded(field, self.name.as_str(), sent.secret, |id| self.deployment.member(id));
         match said {
             Override::Absent => Override::Absent,
             _ if !self.overrides.allow(sent.trusted) => Override::Ignored(OverrideProblem::Denied),

@@ -20,7 +20,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::cork::Corked;
 use super::handler::{self, Client};
-use super::proxy_protocol::{self, Parsed};
+use super::proxy_protocol::{self, Named, Parsed};
 use super::shard::{HEAD, LocalExecutor, Patience, Shard, Watched};
 use super::snapshot::Blueprint;
 use super::stream::{Peeked, Socket, Stream};
@@ -127,12 +127,16 @@ async fn greet(
 ) -> io::Result<Greeted> {
     let listener = slot.current();
     let mut stream = Peeked::new(socket);
+    let mut named = true;
     if listener.settings().proxy_protocol {
         if !listener.settings().trusted_proxies.contain(address) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a trusted proxy"));
         }
-        let named = within(GREETING, read_proxy_header(&mut stream)).await?;
-        address = named.or(address);
+        match within(GREETING, read_proxy_header(&mut stream)).await? {
+            Named::Client(client) => address = Some(client),
+            Named::Sender => {}
+            Named::Nobody => named = false,
+        }
     }
     let (stream, http2, tls) = match listener.tls() {
         Some(acceptor) => {
@@ -149,7 +153,7 @@ async fn greet(
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
     let (watch, watched) = shard.watch();
     let timer = Cell::new(None);
-    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls, timer, watch });
+    let client = Rc::new(Client { shard, listener: slot, address, named, address_text, tls, timer, watch });
     Ok(Greeted { client, _watched: watched, stream, http2 })
 }
 
@@ -158,7 +162,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 }
 
 /// Reads and consumes the PROXY header that a connection must start with.
-async fn read_proxy_header(stream: &mut Peeked) -> io::Result<Option<SocketAddr>> {
+async fn read_proxy_header(stream: &mut Peeked) -> io::Result<Named> {
     loop {
         match proxy_protocol::parse(stream.prefix()) {
             Parsed::Header { length, client } => {

@@ -22,6 +22,7 @@ use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
+use super::overrides;
 use super::record::{self, Line, Meter};
 use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
@@ -38,6 +39,8 @@ pub(super) struct Client {
     pub(super) listener: Rc<ListenerSlot>,
     /// Who it is; `None` on a Unix socket.
     pub(super) address: Option<SocketAddr>,
+    /// Whether the address is its own: a balancer in front may not say whom it speaks for.
+    pub(super) named: bool,
     /// The address without port, as a header value.
     pub(super) address_text: Option<HeaderValue>,
     pub(super) tls: bool,
@@ -259,7 +262,7 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
     let (seen, deciding) = Seen::look(&parts.headers);
     let listener = client.listener.current();
     let settings = listener.settings();
-    let trusted = settings.trusted_proxies.contain(client.address);
+    let trusted = client.named && settings.trusted_proxies.contain(client.address);
     let https = client.tls || (trusted && says_https(parts));
     if client.shard.sink().is_on() {
         meter.line = Some(Box::new(Line::of(parts, https)));
@@ -368,8 +371,8 @@ fn select<L: Lines + ?Sized>(
     let Some(worker) = meter.worker.and_then(|index| meter.snapshot.workers.get(index)) else { return };
     let key = field(head, KEY_HEADER, deciding.key, seen.keys);
     let overrides = field(head, OVERRIDES_HEADER, deciding.overrides, seen.overrides);
-    let sent =
-        Sent { key: key.as_deref(), overrides: overrides.as_deref(), trusted, draw: client.shard.draw() };
+    let (key, overrides, secret) = (key.as_deref(), overrides.as_deref(), worker.secret());
+    let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw() };
     let selection = worker.policy().select(&sent);
     match selection.overridden {
         Override::Absent => {}
@@ -395,14 +398,18 @@ fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
     Some((worker, worker.versions.get(meter.version?.0)?))
 }
 
-/// The gate: what the sender may not send is not forwarded either.
+/// The gate: what the sender may not send is not forwarded either, and what was shown to this proxy stays with it.
 fn remove_refused(parts: &mut Parts, seen: &Seen, worker: &WorkerState, trusted: bool) {
     let policy = worker.policy();
     if seen.keys > 0 && !policy.keys.allow(trusted) {
         parts.headers.remove(head::KEY);
     }
-    if seen.overrides > 0 && !policy.overrides.allow(trusted) {
-        parts.headers.remove(head::OVERRIDES);
+    if seen.overrides > 0 {
+        if !policy.overrides.allow(trusted) {
+            parts.headers.remove(head::OVERRIDES);
+        } else if worker.secret().is_some() {
+            overrides::cut_tokens(&mut parts.headers, worker.name());
+        }
     }
 }
 

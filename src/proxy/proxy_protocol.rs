@@ -11,8 +11,20 @@ pub(super) enum Parsed {
     Partial,
     /// Not a PROXY header.
     Invalid,
-    /// A header of so many bytes. `None`: the balancer speaks for itself (LOCAL, UNKNOWN, or a Unix socket).
-    Header { length: usize, client: Option<SocketAddr> },
+    /// A header of so many bytes.
+    Header { length: usize, client: Named },
+}
+
+/// Whom a header names as the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    /// Somebody with an address.
+    Client(SocketAddr),
+    /// The balancer itself: it speaks on its own behalf (LOCAL).
+    Sender,
+    /// Somebody whose address the balancer does not say (UNKNOWN, or a client of its own on a Unix socket): not the
+    /// balancer, and so nobody to trust.
+    Nobody,
 }
 
 /// The most bytes of a version 1 header, its line end included; and of a version 2 header: 520 bytes of addresses and
@@ -47,7 +59,7 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
     match v2::Header::try_from(bytes) {
         Ok(header) if header.len() <= MAX_V2 => {
             let client = match header.command {
-                v2::Command::Local => None,
+                v2::Command::Local => Named::Sender,
                 v2::Command::Proxy => client_v2(&header.addresses),
             };
             Parsed::Header { length: header.len(), client }
@@ -57,20 +69,24 @@ fn parse_v2(bytes: &[u8]) -> Parsed {
     }
 }
 
-fn client_v1(addresses: &v1::Addresses) -> Option<SocketAddr> {
+fn client_v1(addresses: &v1::Addresses) -> Named {
     match addresses {
-        v1::Addresses::Unknown => None,
-        v1::Addresses::Tcp4(ip) => Some((IpAddr::V4(ip.source_address), ip.source_port).into()),
-        v1::Addresses::Tcp6(ip) => Some((IpAddr::V6(ip.source_address), ip.source_port).into()),
+        v1::Addresses::Unknown => Named::Nobody,
+        v1::Addresses::Tcp4(ip) => named(IpAddr::V4(ip.source_address), ip.source_port),
+        v1::Addresses::Tcp6(ip) => named(IpAddr::V6(ip.source_address), ip.source_port),
     }
 }
 
-fn client_v2(addresses: &v2::Addresses) -> Option<SocketAddr> {
+fn client_v2(addresses: &v2::Addresses) -> Named {
     match addresses {
-        v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
-        v2::Addresses::IPv4(ip) => Some((IpAddr::V4(ip.source_address), ip.source_port).into()),
-        v2::Addresses::IPv6(ip) => Some((IpAddr::V6(ip.source_address), ip.source_port).into()),
+        v2::Addresses::Unspecified | v2::Addresses::Unix(_) => Named::Nobody,
+        v2::Addresses::IPv4(ip) => named(IpAddr::V4(ip.source_address), ip.source_port),
+        v2::Addresses::IPv6(ip) => named(IpAddr::V6(ip.source_address), ip.source_port),
     }
+}
+
+fn named(address: IpAddr, port: u16) -> Named {
+    Named::Client((address, port).into())
 }
 
 #[cfg(test)]
@@ -80,9 +96,9 @@ mod tests {
     #[test]
     fn version_1_names_the_client() {
         let line = b"PROXY TCP4 192.0.2.1 192.0.2.2 5678 443\r\nGET /";
-        let client = Some("192.0.2.1:5678".parse().unwrap());
+        let client = Named::Client("192.0.2.1:5678".parse().unwrap());
         assert_eq!(parse(line), Parsed::Header { length: 41, client });
-        assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Parsed::Header { length: 15, client: None });
+        assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Parsed::Header { length: 15, client: Named::Nobody });
     }
 
     #[test]
@@ -93,7 +109,7 @@ mod tests {
             .unwrap()
             .build()
             .unwrap();
-        let client = Some("[1:1:1:1:1:1:1:1]:5678".parse().unwrap());
+        let client = Named::Client("[1:1:1:1:1:1:1:1]:5678".parse().unwrap());
         assert_eq!(parse(&header), Parsed::Header { length: header.len(), client });
     }
 

@@ -22,6 +22,7 @@ use crate::model::deployment::Metadata;
 use crate::model::name::WorkerName;
 use crate::model::overrides::OverrideProblem;
 use crate::model::route::Router;
+use crate::model::secret::Secret;
 
 /// A prepared configuration as it goes to every shard.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Blueprint {
     pub(super) listener_tls: Vec<Option<Arc<ServerConfig>>>,
     /// By worker, by version; `None` where a version has no `https://` upstream.
     pub(super) upstream_tls: Vec<Vec<Option<UpstreamConnector>>>,
+    /// By worker; what overrides must show.
+    pub(super) secrets: Vec<Option<Secret>>,
     /// By name.
     pub(super) names: HashMap<String, Addresses>,
 }
@@ -129,6 +132,11 @@ impl WorkerState {
 
     pub(super) fn policy(&self) -> &Policy {
         &self.config().policy
+    }
+
+    /// What overrides must show; `None` where they need not show anything.
+    pub(super) fn secret(&self) -> Option<&Secret> {
+        self.blueprint.secrets.get(self.index)?.as_ref()
     }
 
     pub(super) fn name(&self) -> &str {

@@ -143,6 +143,26 @@ fn the_gate_is_applied_to_the_address_as_the_proxy_would() {
 }
 
 #[test]
+fn an_override_must_show_the_workers_secret_here_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let mut worker = fixture::worker("my-worker", &["*/*"], &[("v2", 0), ("v1", 100_000)]);
+    worker.overrides_secret_file = Some(gradual::config::Spanned { value: path.clone(), span: 0..0 });
+    let config = fixture::config(vec![worker], &[]);
+    let asked = |token: &str| {
+        let field = format!("Cloudflare-Workers-Version-Overrides: my-worker=\"v2\";token=\"{token}\"");
+        ask(&config, &["-H", &field])
+    };
+    let error = asked("0123456789abcdef").unwrap_err();
+    assert!(error.contains("cannot be read"), "{error}");
+    std::fs::write(&path, "0123456789abcdef\n").unwrap();
+    assert_eq!(asked("0123456789abcdef").unwrap()["version_id"], "v2");
+    assert_eq!(asked("0123456789abcdeg").unwrap()["override"], "denied");
+    let answer = text(&config, &["-H", "Cloudflare-Workers-Version-Overrides: my-worker=\"v2\""]);
+    assert!(answer.contains("does not show this worker's secret"), "{answer}");
+}
+
+#[test]
 fn the_answer_is_the_one_that_the_proxy_gives() {
     let config = one();
     for key in 0..100 {

@@ -5,5 +5,6 @@ mod overrides;
 mod policy;
 mod ring;
 mod route;
+mod secrets;
 mod structured_fields;
 mod vectors;

@@ -77,6 +77,9 @@ impl Answer<'_> {
                 "this worker's member is not a String: put the id in double quotes"
             }
             OverrideProblem::NotInDeployment => "the active deployment has no version of that id",
+            OverrideProblem::Denied if self.overrides_allowed => {
+                "its parameter `token` does not show this worker's secret"
+            }
             OverrideProblem::Denied => &denied("overrides", self.policy.overrides),
         };
         format!("ignored ({}): {why}", problem.as_str())

@@ -12,7 +12,7 @@ fn policy(keys: Senders, overrides: Senders) -> Policy {
 }
 
 fn select<'a>(policy: &Policy, field: &'a [u8], trusted: bool) -> Selection<'a> {
-    policy.select(&Sent { key: Some(KEY), overrides: Some(field), trusted, draw: 0 })
+    policy.select(&Sent { key: Some(KEY), overrides: Some(field), trusted, ..Sent::default() })
 }
 
 #[test]

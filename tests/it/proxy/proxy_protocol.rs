@@ -107,6 +107,62 @@ fn the_named_client_is_not_the_trusted_proxy() {
     });
 }
 
+/// A version 1 header of a client.
+fn version_1(client: &str) -> String {
+    format!("PROXY TCP4 {client} 192.0.2.2 5678 443\r\n")
+}
+
+#[test]
+fn what_is_believed_of_a_request_is_decided_by_the_address_that_the_header_names() {
+    run(async {
+        let upstream = says(Speaks::Http1, |request| {
+            let all = |name: &str| format!("{:?}", request.headers().get(name));
+            [
+                "x-forwarded-for",
+                "x-forwarded-proto",
+                "cloudflare-workers-version-key",
+                "cloudflare-workers-version-overrides",
+            ]
+            .map(all)
+            .join(" ")
+        })
+        .await;
+        let trusting = TRUSTING.replace("[\"127.0.0.0/8\"]", "[\"127.0.0.0/8\", \"10.0.0.0/8\"]");
+        let worker = "keys = \"trusted\"\noverrides = \"trusted\"";
+        let proxy =
+            Proxy::start(&file(&format!("{ANY}\n{trusting}"), worker, &upstream.upstream("http"))).await;
+        let claims =
+            b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 198.51.100.1\r\nX-Forwarded-Proto: https\r\n\
+            Cloudflare-Workers-Version-Key: k\r\nCloudflare-Workers-Version-Overrides: shop=\"v1\"\r\n\
+            Connection: close\r\n\r\n";
+        let believed =
+            |addresses: &str| format!(r#"Some("{addresses}") Some("https") Some("k") Some("shop=\"v1\"")"#);
+        let refused = |address: &str| format!(r#"Some("{address}") Some("http") None None"#);
+        for (header, expected) in [
+            // The client is not the balancer, whom the connection comes from.
+            (version_1("192.0.2.1").into_bytes(), refused("192.0.2.1")),
+            (version_2(v2::Command::Proxy, [192, 0, 2, 1]), refused("192.0.2.1")),
+            // A trusted proxy before the balancer.
+            (version_1("10.1.2.3").into_bytes(), believed("198.51.100.1, 10.1.2.3")),
+            // The balancer itself.
+            (version_2(v2::Command::Local, [192, 0, 2, 1]), believed("198.51.100.1, 127.0.0.1")),
+            // Somebody of whom the balancer does not say who it is.
+            (b"PROXY UNKNOWN\r\n".to_vec(), refused("127.0.0.1")),
+            (unix_client(), refused("127.0.0.1")),
+        ] {
+            let answer = exchange(proxy.address(), &[&header[..], claims].concat()).await;
+            assert!(answer.ends_with(&expected), "{answer}\n{expected}");
+        }
+    });
+}
+
+/// A version 2 header of a client that the balancer has on a Unix socket.
+fn unix_client() -> Vec<u8> {
+    let addresses = v2::Unix::new([b'a'; 108], [b'b'; 108]);
+    let version = v2::Version::Two | v2::Command::Proxy;
+    v2::Builder::with_addresses(version, v2::Protocol::Stream, addresses).build().unwrap()
+}
+
 #[test]
 fn tls_follows_the_header() {
     run(async {

@@ -384,3 +384,42 @@ fn a_client_that_speaks_no_tls_to_a_tls_listener_is_closed() {
         assert_eq!(upstream.connections(), 0);
     });
 }
+
+/// The first message of a client that offers no version but this one, with a cipher suite that all versions have.
+fn client_hello(version: [u8; 2]) -> Vec<u8> {
+    let mut body = version.to_vec();
+    body.extend([7; 32]);
+    // No session; TLS_RSA_WITH_AES_128_CBC_SHA and TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256; no compression.
+    body.extend([0, 0, 4, 0x00, 0x2f, 0xc0, 0x2b, 1, 0]);
+    // secp256r1 as the group, ecdsa_secp256r1_sha256 as the signature.
+    let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 13, 0, 4, 0, 2, 4, 3];
+    body.extend([0, u8::try_from(extensions.len()).unwrap()]);
+    body.extend(extensions);
+    let length = u8::try_from(body.len()).unwrap();
+    let mut record = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
+    record.extend(body);
+    record
+}
+
+#[test]
+fn tls_1_2_is_spoken_and_nothing_older() {
+    run(async {
+        let upstream = hello().await;
+        let (folder, _) = folder();
+        let text = file(&listener(&["a"]), "", &upstream.upstream("http"));
+        let proxy = Proxy::start_in(folder, 1, &text).await;
+        for (version, alert) in [([3, 0], true), ([3, 1], true), ([3, 2], true), ([3, 3], false)] {
+            let mut stream = proxy.connect().await;
+            stream.write_all(&client_hello(version)).await.unwrap();
+            let mut answer = [0; 7];
+            stream.read_exact(&mut answer).await.unwrap();
+            if alert {
+                // A fatal alert: protocol_version.
+                assert_eq!((answer[0], &answer[5..]), (21, &[2, 70][..]), "{version:?}");
+            } else {
+                // A handshake message.
+                assert_eq!(answer[0], 22, "{version:?} {answer:?}");
+            }
+        }
+    });
+}
