@@ -8,6 +8,9 @@ mod body;
 mod connection;
 mod cork;
 mod failure;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod head;
 mod overrides;

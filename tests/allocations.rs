@@ -13,6 +13,7 @@ use gradual::model::deployment::Deployment;
 use gradual::model::name::{VersionId, WorkerName};
 use gradual::model::ring::Ring;
 use gradual::model::route::{Pattern, Router};
+use gradual::model::secret::Secret;
 use gradual::model::share::Share;
 
 const V1: &str = "db7cd8d3-4425-4fe7-8c81-01bf963b6067";
@@ -64,6 +65,21 @@ fn an_override_that_does_not_count_allocates_nothing() {
     for field in ["my-worker=\"nope\"", "my-worker=1", "my-worker=\"", ",,,", "my-worker=@1"] {
         let sent = Sent { overrides: Some(field.as_bytes()), draw: 1 << 63, ..Sent::default() };
         assert_eq!(allocations(&sent), (0, Reason::Random), "{field}");
+    }
+}
+
+#[test]
+fn an_override_that_must_show_a_secret_allocates_nothing() {
+    let secret = Secret::new(b"0123456789abcdef").unwrap();
+    for (token, reason) in [("0123456789abcdef", Reason::Override), ("wrong", Reason::Random)] {
+        let field = format!("other=\"x\";token=\"y\", my-worker=\"{V2}\";token=\"{token}\"");
+        let sent = Sent {
+            overrides: Some(field.as_bytes()),
+            secret: Some(&secret),
+            draw: 1 << 63,
+            ..Sent::default()
+        };
+        assert_eq!(allocations(&sent), (0, reason), "{field}");
     }
 }
 

@@ -407,8 +407,19 @@ pub(super) fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
         return None;
     }
     let lines = headers.get_all(header::UPGRADE).iter().flat_map(tokens);
-    let wanted: Vec<&[u8]> = lines.filter(|token| !token.eq_ignore_ascii_case(b"h2c")).collect();
+    let wanted: Vec<&[u8]> = lines.filter(|token| is_protocol(token) && !is_h2c(token)).collect();
     if wanted.is_empty() { None } else { HeaderValue::from_bytes(&wanted.join(&b", "[..])).ok() }
+}
+
+/// A protocol's name, and perhaps its version behind a slash (RFC 9110 section 7.8): anything else could mean something to
+/// an upstream that reads carelessly.
+fn is_protocol(token: &[u8]) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~/".contains(byte);
+    token.iter().all(allowed)
+}
+
+fn is_h2c(token: &[u8]) -> bool {
+    token.split(|&byte| byte == b'/').next().is_some_and(|name| name.eq_ignore_ascii_case(b"h2c"))
 }
 
 #[cfg(test)]
@@ -450,5 +461,7 @@ mod tests {
         assert_eq!(upgrade_of(&headers), None);
         headers.insert(header::UPGRADE, HeaderValue::from_static("h2c, websocket"));
         assert_eq!(upgrade_of(&headers).as_ref().map(HeaderValue::as_bytes), Some(&b"websocket"[..]));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("H2C/1.0, x h2c, a:h2c, IRC/6.9"));
+        assert_eq!(upgrade_of(&headers).as_ref().map(HeaderValue::as_bytes), Some(&b"IRC/6.9"[..]));
     }
 }
