@@ -140,7 +140,8 @@ async fn greet(
     }
     let (stream, http2, tls) = match listener.tls() {
         Some(acceptor) => {
-            let stream = within(GREETING, acceptor.accept(stream)).await?;
+            let stream = within(GREETING, acceptor.accept(stream)).await;
+            let stream = stream.inspect_err(|error| warn_of_certificate(&shard, address, error))?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             (Stream::ServerTls(Box::new(stream)), http2, true)
         }
@@ -155,6 +156,17 @@ async fn greet(
     let timer = Cell::new(None);
     let client = Rc::new(Client { shard, listener: slot, address, named, address_text, tls, timer, watch });
     Ok(Greeted { client, _watched: watched, stream, http2 })
+}
+
+/// A client whose certificate is refused may be an honest one with an old certificate: that is worth a line. Other
+/// handshakes fail all the time, for whoever tries.
+fn warn_of_certificate(shard: &Shard, address: Option<SocketAddr>, error: &io::Error) {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    if let Some(error @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) = error
+        && shard.may_warn()
+    {
+        tracing::warn!(?address, %error, "a client was refused for its certificate");
+    }
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
