@@ -162,7 +162,8 @@ async fn greet(
 /// handshakes fail all the time, for whoever tries.
 fn warn_of_certificate(shard: &Shard, address: Option<SocketAddr>, error: &io::Error) {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-    if let Some(error @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) = error
+    if let Some(error @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)) =
+        error
         && shard.may_warn()
     {
         tracing::warn!(?address, %error, "a client was refused for its certificate");

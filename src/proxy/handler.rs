@@ -371,7 +371,8 @@ fn select<L: Lines + ?Sized>(
     let Some(worker) = meter.worker.and_then(|index| meter.snapshot.workers.get(index)) else { return };
     let key = field(head, KEY_HEADER, deciding.key, seen.keys);
     let overrides = field(head, OVERRIDES_HEADER, deciding.overrides, seen.overrides);
-    let (key, overrides, secret) = (key.as_deref(), overrides.as_deref(), worker.secret());
+    let (key, overrides) = (key.as_deref(), overrides.as_deref());
+    let secret = overrides.and_then(|_| worker.secret());
     let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw() };
     let selection = worker.policy().select(&sent);
     match selection.overridden {
