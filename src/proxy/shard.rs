@@ -50,8 +50,8 @@ pub(super) struct Accept {
     pub(super) id: u64,
     /// Its place in the blueprint.
     pub(super) index: usize,
-    /// A socket where the listener is new to the shard.
-    pub(super) socket: Option<Listening>,
+    /// Sockets where the listener is new to the shard.
+    pub(super) sockets: Vec<Listening>,
 }
 
 /// What a shard has under way: written by it alone, read by the control thread.
@@ -212,11 +212,11 @@ struct Drain {
     ended: Notify,
 }
 
-/// An accept loop. Dropping `stop` ends it.
+/// The accept loops of a listener, one a socket. Dropping `stops` ends them.
 struct Accepting {
     slot: Rc<ListenerSlot>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    stops: Vec<oneshot::Sender<()>>,
+    tasks: Vec<JoinHandle<()>>,
 }
 
 /// How often idle upstream connections are looked through.
@@ -292,12 +292,12 @@ impl Shard {
         *self.snapshot.borrow_mut() = snapshot;
         let mut before = std::mem::take(&mut *self.accepting.borrow_mut());
         let mut now = HashMap::new();
-        for Accept { id, index, socket } in sockets {
+        for Accept { id, index, sockets } in sockets {
             if let Some(accepting) = before.remove(&id) {
                 accepting.slot.replace(blueprint, index);
                 now.insert(id, accepting);
-            } else if let Some(socket) = socket {
-                now.extend(self.accept(blueprint, index, socket).map(|accepting| (id, accepting)));
+            } else {
+                now.insert(id, self.accept(blueprint, index, sockets));
             }
         }
         *self.accepting.borrow_mut() = now;
@@ -311,19 +311,24 @@ impl Shard {
         self: &Rc<Self>,
         blueprint: &Arc<Blueprint>,
         index: usize,
-        socket: Listening,
-    ) -> Option<Accepting> {
+        sockets: Vec<Listening>,
+    ) -> Accepting {
         let slot = ListenerSlot::new(blueprint, index);
-        let listener = match Listener::new(socket) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%error, "a bound socket cannot be listened on");
-                return None;
-            }
-        };
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&slot), listener, stopped));
-        Some(Accepting { slot, stop, task })
+        let (mut stops, mut tasks) = (Vec::new(), Vec::new());
+        for socket in sockets {
+            let listener = match Listener::new(socket) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(%error, "a bound socket cannot be listened on");
+                    continue;
+                }
+            };
+            let (stop, stopped) = oneshot::channel();
+            let accepts = accept(Rc::clone(self), Rc::clone(&slot), listener, stopped);
+            stops.push(stop);
+            tasks.push(tokio::task::spawn_local(accepts));
+        }
+        Accepting { slot, stops, tasks }
     }
 
     pub(super) fn index(&self) -> usize {
@@ -479,8 +484,10 @@ async fn keep_house(shard: Weak<Shard>) {
 impl Accepting {
     /// Stops accepting; returns when nothing is queued and the socket is closed.
     async fn end(self) {
-        drop(self.stop);
-        let _ = self.task.await;
+        drop(self.stops);
+        for task in self.tasks {
+            let _ = task.await;
+        }
     }
 }
 
