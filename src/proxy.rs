@@ -142,14 +142,8 @@ impl Shards {
 
     /// Goes on with what another process has bound: listeners of the first configuration whose addresses are among them
     /// accept from exactly these sockets, and the first commit closes what no listener names.
-    ///
-    /// # Errors
-    /// The system refuses to change a socket's mode.
-    pub fn take_over(&mut self, handed: Vec<Handed>) -> io::Result<()> {
-        for one in handed {
-            self.handed.push((one.named().clone(), Arc::new(one.hold()?)));
-        }
-        Ok(())
+    pub fn take_over(&mut self, handed: Vec<Handed>) {
+        self.handed = handed.into_iter().map(|one| (one.named().clone(), Arc::new(one.hold()))).collect();
     }
 
     /// All listening sockets, for a process that goes on with them. These shards accept from them, too, until they drain.
@@ -264,6 +258,7 @@ impl Shards {
     /// Stops accepting, lets what is in flight finish, cuts the rest when `timeout` has passed, and ends the threads.
     /// Returns how many connections were cut.
     pub async fn drain(mut self, timeout: Duration) -> u64 {
+        self.handed.clear();
         let files = if self.files_stay { Vec::new() } else { self.release(&[]) };
         self.listeners.clear();
         let mut waiting = Vec::new();

@@ -86,7 +86,8 @@ impl Handed {
     /// when it is no longer listened on.
     ///
     /// # Errors
-    /// One of them does not listen, or is not for streams, or is neither TCP nor a Unix socket with a path.
+    /// One of them does not listen, or is not for streams, or is neither TCP nor a Unix socket with a path; or the system
+    /// refuses to tell.
     pub fn new(named: Option<Address>, sockets: Vec<OwnedFd>, removes_file: bool) -> io::Result<Self> {
         let invalid = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
         let mut actual = None;
@@ -95,6 +96,8 @@ impl Handed {
             if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
                 return Err(invalid("it does not listen for streams"));
             }
+            // A service manager's are blocking.
+            socket.set_nonblocking(true)?;
             let address = socket.local_addr()?;
             let tcp = address.as_socket().map(Address::Tcp);
             let place = tcp.or_else(|| address.as_pathname().map(|path| Address::Unix(path.to_owned())));
@@ -128,9 +131,9 @@ impl Handed {
         &self.sockets
     }
 
-    /// The descriptors themselves.
-    pub fn into_sockets(self) -> Vec<OwnedFd> {
-        self.sockets
+    /// Adds the sockets of `other`, which are at the same address.
+    pub fn join(&mut self, other: Self) {
+        self.sockets.extend(other.sockets);
     }
 
     /// Whether the file of a Unix socket is removed when it is no longer listened on.
@@ -138,16 +141,13 @@ impl Handed {
         self.removes_file
     }
 
-    pub(super) fn hold(self) -> io::Result<Held> {
+    pub(super) fn hold(self) -> Held {
         let unix = matches!(self.actual, Address::Unix(_));
-        let listening = |descriptor| {
-            // A service manager's are blocking.
-            let socket = Socket::from(descriptor);
-            socket.set_nonblocking(true)?;
-            Ok(if unix { Listening::Unix(socket.into()) } else { Listening::Tcp(socket.into()) })
+        let listening = |descriptor: OwnedFd| {
+            if unix { Listening::Unix(descriptor.into()) } else { Listening::Tcp(descriptor.into()) }
         };
-        let sockets = self.sockets.into_iter().map(listening).collect::<io::Result<_>>()?;
-        Ok(Held { actual: self.actual, sockets, removes_file: self.removes_file })
+        let sockets = self.sockets.into_iter().map(listening).collect();
+        Held { actual: self.actual, sockets, removes_file: self.removes_file }
     }
 }
 

@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use http::HeaderValue;
 use subtle::ConstantTimeEq;
 
 use crate::config::Spanned;
@@ -26,6 +27,13 @@ impl Token {
         let token = text.trim_ascii();
         let good = (SHORTEST..=LONGEST).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
         good.then(|| Self(token.into()))
+    }
+
+    /// As a client shows it: the value of an Authorization field. Never printed either.
+    pub(crate) fn bearer(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*self.0].concat()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     /// Whether a client showed it. The time this takes says nothing about where the two differ.

@@ -24,7 +24,7 @@ async fn hello() -> Backend {
 /// The data plane that comes after `old`, with so many threads.
 async fn successor(old: Proxy, handed: Vec<Handed>, threads: usize, text: &str) -> Proxy {
     let mut next = Proxy { shards: shards(threads), folder: old.folder };
-    next.shards.take_over(handed).unwrap();
+    next.shards.take_over(handed);
     next.reload(text).await.unwrap();
     next
 }
@@ -75,7 +75,7 @@ fn both_accept_until_the_old_one_ends_and_then_the_new_one_alone() {
         let old = Proxy::start_in(tempfile::tempdir().unwrap(), 2, &text).await;
         let (address, handed) = (old.address(), old.shards.hand_over().unwrap());
         let mut next = Proxy { shards: shards(3), folder: tempfile::tempdir().unwrap() };
-        next.shards.take_over(handed).unwrap();
+        next.shards.take_over(handed);
         next.reload(&text).await.unwrap();
         for _ in 0..20 {
             assert_eq!(get(address, "/").await.text, "hello");
@@ -155,7 +155,7 @@ fn a_service_managers_socket_is_found_by_its_address_and_its_file_stays() {
         let text =
             file(&format!("{UNIX}\n[[listener]]\naddress = \"{address}\""), "", &upstream.upstream("http"));
         let mut proxy = Proxy { shards: shards(2), folder };
-        proxy.shards.take_over(handed.into()).unwrap();
+        proxy.shards.take_over(handed.into());
         proxy.reload(&text).await.unwrap();
         for _ in 0..10 {
             assert_eq!(get(address, "/").await.text, "hello");
@@ -174,7 +174,7 @@ fn a_file_that_is_refused_leaves_what_was_handed_over_as_it_is() {
         let path = old.folder.path().join("front.sock");
         let handed = old.shards.hand_over().unwrap();
         let mut next = shards(2);
-        next.take_over(handed).unwrap();
+        next.take_over(handed);
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let both = format!("{UNIX}\n[[listener]]\naddress = \"{}\"", taken.local_addr().unwrap());
         let bad = parse(&file(&both, "", &upstream.upstream("http")), old.folder.path());
