@@ -110,10 +110,9 @@ fn load(file: &Path) -> Result<Config, String> {
 
 fn run(options: Run) -> ExitCode {
     logging::start();
-    let service = Service::of_this_process();
-    let failed = |why| control::failure(&options.file.display().to_string(), why);
-    let service = service.map_err(failed);
-    let options = Options { file: options.file.clone(), watch: options.watch };
+    let file = options.file.display().to_string();
+    let service = Service::of_this_process().map_err(|why| control::failure(&file, why));
+    let options = Options { file: options.file, watch: options.watch };
     finish(service.and_then(|service| serve(options, service, |_| {})))
 }
 
