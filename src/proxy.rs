@@ -305,7 +305,10 @@ impl Shards {
                     self.next_id += 1;
                     bound.push(Bound { id: self.next_id, named: address.clone(), held, sockets });
                 }
-                Err(error) => problems.push(cannot_listen(address, &error, listener.address.span.clone())),
+                Err(error) => {
+                    let problem = cannot_listen(address, &error, listener.address.span.clone());
+                    problems.push(self.taken_by_handed(problem, address));
+                }
             }
         }
         if problems.is_empty() {
@@ -313,6 +316,16 @@ impl Shards {
         }
         self.give_up(&bound);
         Err(problems)
+    }
+
+    /// A problem with an address, with what to do where a socket that was handed over keeps it.
+    fn taken_by_handed(&self, problem: Diagnostic, address: &Address) -> Diagnostic {
+        match self.handed.iter().find(|(_, held)| held.actual.overlaps(address)) {
+            Some((_, held)) => {
+                problem.help(format!("the socket that was handed over is at {}: name it so", held.actual))
+            }
+            None => problem,
+        }
     }
 
     /// Leaves nothing behind of listeners that are not to be: what was listened on before stays as it is.

@@ -438,6 +438,39 @@ fn a_service_manager_is_told_of_start_reload_upgrade_and_end() {
 }
 
 #[test]
+fn the_command_says_where_nobody_answers_or_can_be_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gradual.toml");
+    for (admin, expected) in [
+        (r#"address = "unix:admin.sock""#, "nobody answers at the admin address unix:"),
+        (ANY_PORT, "only the running process knows it"),
+        ("address = \"unix:admin.sock\"\ntoken_file = \"missing\"", "the token file"),
+    ] {
+        std::fs::write(&path, file(admin, 90)).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_gradual")).arg("upgrade").arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn what_was_handed_over_under_another_name_is_named_in_the_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let mapped = format!("[::ffff:127.0.0.1]:{}", address.port());
+    std::fs::write(folder.path().join("gradual.toml"), configuration(&mapped)).unwrap();
+    std::fs::write(folder.path().join("token"), TOKEN).unwrap();
+    let script = r#"export LISTEN_FDS=1 LISTEN_PID=$$; exec "$0" run gradual.toml 3<&0 0</dev/null"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_gradual")]).current_dir(folder.path());
+    let output = command.stdin(OwnedFd::from(tcp)).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("the socket that was handed over is at {address}: name it so");
+    assert!(text(&output.stderr).contains(&expected), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_proxy_within_another_program_refuses_an_upgrade() {
     let stage = Stage::new(&file(ANY_PORT, 90));
     let post = "POST /api/v1/upgrade HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
