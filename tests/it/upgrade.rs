@@ -379,6 +379,42 @@ fn while_a_new_process_hangs_the_old_one_serves_refuses_a_second_upgrade_and_can
 }
 
 #[test]
+fn a_reload_that_is_asked_for_meanwhile_is_done_by_the_new_process() {
+    let mut program = Program::start();
+    let old = program.pid().unwrap();
+    let wait = "while [ ! -e go ]; do sleep 0.01; done";
+    program.replace(&format!("{wait}\nexec '{}' \"$@\"", env!("CARGO_BIN_EXE_gradual")));
+    let mut upgrade = program.command().stdout(Stdio::null()).spawn().unwrap();
+    eventually("the new process starts", || program.status()["upgrade"]["state"] == "starting");
+    let mut reload = UnixStream::connect(program.path("admin.sock")).unwrap();
+    let post = "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json";
+    write!(reload, "{post}\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n").unwrap();
+    // Whoever is answered after it has come after it.
+    for _ in 0..3 {
+        assert_eq!(program.pid(), Some(old));
+    }
+    File::create(program.path("go")).unwrap();
+    let mut answer = String::new();
+    reload.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("about to end"), "{answer}");
+    assert!(upgrade.wait().unwrap().success(), "{}", program.said());
+    assert_ne!(program.note(), old);
+    eventually("the new process reloads", || program.status()["generation"] == 2);
+    program.end();
+}
+
+#[test]
+fn nothing_is_taken_over_from_what_is_no_predecessor() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gradual"));
+    let output = command.arg("run").env("GRADUAL_HANDOVER", "1").stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("GRADUAL_HANDOVER is set, but nothing can be taken over"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn it_starts_on_a_service_managers_sockets_and_hands_them_over() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("front.sock");
