@@ -4,6 +4,7 @@
 //! connections: a request never leaves its thread and takes no lock. [`Shards`] is the control thread's handle: it prepares
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
+mod accept;
 mod body;
 mod connection;
 mod cork;
