@@ -284,7 +284,7 @@ async fn serve(mut reloader: Reloader, mut work: Work) -> u64 {
     tracing::info!("draining, for at most {timeout:?}");
     let mut leaves = None;
     if heir.is_some() {
-        shards.leave_files();
+        shards.replaced();
         leaves = admin.leave();
     }
     let (cut, ()) = tokio::join!(shards.drain(timeout), async {

@@ -88,8 +88,8 @@ pub struct Shards {
     next_id: u64,
     /// What another process has bound, until the first commit.
     handed: Vec<(Address, Arc<Held>)>,
-    /// Whether another process goes on with the files of Unix sockets.
-    files_stay: bool,
+    /// Whether another process goes on with the sockets.
+    replaced: bool,
 }
 
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl Shards {
         let start = |index| Thread::start(index, services.clone());
         let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
         let (names, handed) = (Names::default(), Vec::new());
-        Ok(Self { threads, names, listeners: Vec::new(), next_id: 0, handed, files_stay: false })
+        Ok(Self { threads, names, listeners: Vec::new(), next_id: 0, handed, replaced: false })
     }
 
     /// Goes on with what another process has bound: listeners of the first configuration whose addresses are among them
@@ -155,9 +155,11 @@ impl Shards {
         self.listeners.iter().map(|bound| bound.held.hand_over(&bound.named)).collect()
     }
 
-    /// Leaves the files of Unix sockets where they are from here on, as another process accepts there.
-    pub fn leave_files(&mut self) {
-        self.files_stay = true;
+    /// Another process accepts from the sockets that were handed over. So the files of Unix sockets stay where they are
+    /// when these shards drain, and kept connections need not be closed at once: who makes the next request soon is told
+    /// with its answer, and loses none.
+    pub fn replaced(&mut self) {
+        self.replaced = true;
     }
 
     /// Reads every file that the configuration names (certificates, keys) and makes TLS settings of them, without
@@ -260,12 +262,12 @@ impl Shards {
     /// Returns how many connections were cut.
     pub async fn drain(mut self, timeout: Duration) -> u64 {
         self.handed.clear();
-        let files = if self.files_stay { Vec::new() } else { self.release(&[]) };
+        let files = if self.replaced { Vec::new() } else { self.release(&[]) };
         self.listeners.clear();
         let mut waiting = Vec::new();
         for thread in &self.threads {
             let (done, finished) = oneshot::channel();
-            if thread.inbox.send(Command::Drain { done }).is_ok() {
+            if thread.inbox.send(Command::Drain { replaced: self.replaced, done }).is_ok() {
                 waiting.push(finished);
             }
         }

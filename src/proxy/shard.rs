@@ -37,7 +37,7 @@ pub(super) enum Command {
     /// Serve this from now on.
     Commit { blueprint: Arc<Blueprint>, sockets: Vec<Accept>, done: oneshot::Sender<()> },
     /// Stop accepting, end connections as soon as they have answered, and say when all have.
-    Drain { done: oneshot::Sender<()> },
+    Drain { replaced: bool, done: oneshot::Sender<()> },
 }
 
 /// Where a listener of a blueprint accepts.
@@ -203,6 +203,8 @@ impl Drop for Watched {
 #[derive(Default)]
 struct Drain {
     begun: Cell<bool>,
+    /// Whether another process accepts in this one's place.
+    replaced: Cell<bool>,
     begin: Notify,
     /// Told whenever a connection or request ends.
     ended: Notify,
@@ -230,8 +232,9 @@ pub(super) async fn run(
                 shard.commit(&blueprint, sockets).await;
                 let _ = done.send(());
             }
-            Command::Drain { done } => {
+            Command::Drain { replaced, done } => {
                 if let Some(shard) = &shard {
+                    shard.drain.replaced.set(replaced);
                     tokio::task::spawn_local(drain(Rc::clone(shard), done));
                 }
             }
@@ -376,6 +379,11 @@ impl Shard {
     /// Whether connections should end as soon as they can.
     pub(super) fn is_draining(&self) -> bool {
         self.drain.begun.get()
+    }
+
+    /// Whether another process accepts in this one's place, so that the end is in no hurry.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.drain.replaced.get()
     }
 
     /// Resolves when connections should end as soon as they can.

@@ -8,7 +8,9 @@ use gradual::config::Address;
 use gradual::proxy::Handed;
 use tokio::io::AsyncWriteExt;
 
-use super::kit::{ANY, Backend, Proxy, Speaks, file, get, parse, read_rest, run, says, shards};
+use super::kit::{
+    ANY, Backend, Proxy, Speaks, ask1, file, get, get1, http1, parse, read_rest, run, says, shards,
+};
 
 /// Far longer than any end here takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,7 +34,7 @@ async fn successor(old: Proxy, handed: Vec<Handed>, threads: usize, text: &str) 
 /// Ends a data plane whose sockets have been handed over. Its folder stays.
 async fn end(old: Proxy) -> Proxy {
     let Proxy { mut shards, folder } = old;
-    shards.leave_files();
+    shards.replaced();
     assert_eq!(shards.drain(PATIENCE).await, 0);
     Proxy { shards: super::kit::shards(1), folder }
 }
@@ -86,6 +88,27 @@ fn both_accept_until_the_old_one_ends_and_then_the_new_one_alone() {
         }
         assert_eq!(next.shards.drain(PATIENCE).await, 0);
         assert!(TcpStream::connect(address).is_err());
+    });
+}
+
+#[test]
+fn a_kept_connection_to_the_old_one_is_told_with_the_next_answer_and_loses_none() {
+    run(async {
+        let upstream = hello().await;
+        let text = file(ANY, "", &upstream.upstream("http"));
+        let mut old = Proxy::start_in(tempfile::tempdir().unwrap(), 2, &text).await;
+        let address = old.address();
+        let (mut client, _) = http1(old.connect().await).await;
+        assert_eq!(ask1(&mut client, get1("/")).await.headers.get("connection"), None);
+        old.shards.replaced();
+        let drained = tokio::spawn(old.shards.drain(PATIENCE));
+        // It has begun when nobody listens any more.
+        while TcpStream::connect(address).is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let last = ask1(&mut client, get1("/")).await;
+        assert_eq!((last.text.as_str(), &last.headers["connection"]), ("hello", &"close".parse().unwrap()));
+        assert_eq!(drained.await.unwrap(), 0);
     });
 }
 
