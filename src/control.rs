@@ -31,7 +31,7 @@ use crate::control::signals::Signals;
 use crate::control::status::{Facts, LastUpgrade, Status};
 use crate::control::systemd::Notifier;
 use crate::control::upgrade::handover::{Inheritance, Word};
-use crate::control::upgrade::{Program, signal};
+use crate::control::upgrade::{Heir, Program, signal};
 use crate::diag::{Report, Severity};
 use crate::export::access::AccessLog;
 use crate::metrics::{Registry, UpgradeResult};
@@ -234,8 +234,8 @@ struct Work {
 
 impl Work {
     /// Reloads and upgrades, one after the other, until the process is asked to stop; or until another process serves in
-    /// its place, whose id is returned.
-    async fn done(&mut self, reloader: &mut Reloader) -> Option<u32> {
+    /// its place, which is returned.
+    async fn done(&mut self, reloader: &mut Reloader) -> Option<Heir> {
         let status = Arc::clone(&reloader.status);
         loop {
             tokio::select! {
@@ -257,10 +257,10 @@ impl Work {
     }
 
     /// Says who goes on.
-    fn end(self, status: &Status, heir: Option<u32>) {
+    fn end(self, status: &Status, heir: Option<&Heir>) {
         match heir {
             None => self.notifier.stopping(),
-            Some(pid) => {
+            Some(&Heir { pid, .. }) => {
                 let says = format!("process {pid} serves since an upgrade");
                 self.notifier.replaced_by(pid, &says);
                 // The new process may have read the file before it was changed.
@@ -278,18 +278,16 @@ impl Work {
 /// cut.
 async fn serve(mut reloader: Reloader, mut work: Work) -> u64 {
     let heir = work.done(&mut reloader).await;
-    work.end(&reloader.status, heir);
-    let Reloader { mut shards, mut admin, log, config, .. } = reloader;
+    work.end(&reloader.status, heir.as_ref());
+    let Reloader { mut shards, admin, log, config, .. } = reloader;
     let timeout = config.limits.drain_timeout;
     tracing::info!("draining, for at most {timeout:?}");
-    let mut leaves = None;
     if heir.is_some() {
         shards.replaced();
-        leaves = admin.leave();
     }
     let (cut, ()) = tokio::join!(shards.drain(timeout), async {
-        if let Some(leaves) = leaves {
-            leaves.await;
+        if let Some(leaving) = heir.and_then(|heir| heir.admin) {
+            leaving.done().await;
         }
     });
     log.flush(LOG_PATIENCE);

@@ -17,6 +17,7 @@ pub use token::{Token, check_token, read_token};
 
 use crate::config::{self, Address};
 use crate::control::admin::access::Access;
+pub(crate) use crate::control::admin::server::Leaving;
 use crate::control::admin::server::Server;
 use crate::control::admin::socket::Bound;
 use crate::control::reload::Inbox;
@@ -98,10 +99,13 @@ impl Admin {
         self.live.as_ref().map(handed).transpose()
     }
 
-    /// Leaves the address to another process. What is returned, if there was an address, waits until the last answers are
-    /// on their way.
-    pub(crate) fn leave(&mut self) -> Option<impl Future<Output = ()> + use<>> {
-        self.live.take().map(|live| live.server.leave())
+    /// Leaves the address to another process: when this returns, only that process accepts there. The last answers are
+    /// still to be waited for, where there was an address.
+    pub(crate) async fn leave(&mut self) -> Option<Leaving> {
+        match self.live.take() {
+            Some(live) => Some(live.server.leave().await),
+            None => None,
+        }
     }
 
     /// Where it is, with the port that the system chose where the file says 0.

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::handover::{Inheritance, VARIABLE, Word};
 pub(crate) use self::program::Program;
+use crate::control::admin::Leaving;
 use crate::control::reload::Reloader;
 use crate::control::status::LastUpgrade;
 use crate::metrics::UpgradeResult;
@@ -124,6 +125,14 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The process that serves in this one's place.
+#[derive(Debug)]
+pub(crate) struct Heir {
+    pub(crate) pid: u32,
+    /// Those who wait for this process's last answers on the admin address.
+    pub(crate) admin: Option<Leaving>,
+}
+
 /// What came of an upgrade.
 pub type Outcome = Result<Upgraded, UpgradeError>;
 
@@ -169,21 +178,25 @@ impl Requests {
         self.0.recv().await
     }
 
-    /// Upgrades, and answers whoever asked; whoever asks meanwhile is refused. Returns the new process's id if it serves.
+    /// Upgrades, and answers whoever asked; whoever asks meanwhile is refused. If the new process serves, it is the only
+    /// one that accepts on the admin address before anybody is told.
     pub(crate) async fn answer(
         &mut self,
         request: Request,
         program: Option<&Program>,
-        reloader: &Reloader,
-    ) -> Option<u32> {
+        reloader: &mut Reloader,
+    ) -> Option<Heir> {
         let outcome = match (program, refusal(std::process::id())) {
             (_, Some(refusal)) => Err(UpgradeError::Refused(refusal)),
             (None, None) => Err(UpgradeError::Refused(Refusal::Embedded)),
             (Some(program), None) => self.upgrade(request.why, program, reloader).await,
         };
-        let upgraded = outcome.as_ref().ok().map(|upgraded| upgraded.to);
+        let heir = match &outcome {
+            Ok(upgraded) => Some(Heir { pid: upgraded.to, admin: reloader.admin.leave().await }),
+            Err(_) => None,
+        };
         request.answer(outcome, reloader);
-        upgraded
+        heir
     }
 
     async fn upgrade(&mut self, why: &str, program: &Program, reloader: &Reloader) -> Outcome {

@@ -282,8 +282,10 @@ fn upgrades_by_signal_and_by_command_under_load_refuse_and_fail_no_connection() 
         load.goes_on();
         if number % 2 == 0 {
             signal("USR2", pid);
-            eventually("another process answers", || program.pid().is_some_and(|new| new != pid));
-            program.note();
+            eventually("it says so", || {
+                program.said().matches("upgraded (SIGUSR2)").count() == number / 2 + 1
+            });
+            assert_ne!(program.note(), pid);
         } else {
             let said = program.upgrade();
             let new = program.note();

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use crate::config::Address;
 use crate::control::admin::State;
@@ -41,6 +42,8 @@ pub(crate) struct Server {
     /// The file of a Unix socket, removed with the server.
     file: Option<SocketFile>,
     kept: OwnedFd,
+    /// The accept loop.
+    accepting: JoinHandle<()>,
     /// A value, or its end, is what the accept loop and all connections wait for.
     stop: watch::Sender<()>,
 }
@@ -50,8 +53,8 @@ impl Server {
     pub(crate) fn start(mut bound: Bound, state: &Arc<State>) -> Self {
         let file = bound.take_file();
         let (stop, stopped) = watch::channel(());
-        tokio::spawn(accept(bound.listener, routes::router(Arc::clone(state)), stopped));
-        Self { address: bound.address, file, kept: bound.kept, stop }
+        let accepting = tokio::spawn(accept(bound.listener, routes::router(Arc::clone(state)), stopped));
+        Self { address: bound.address, file, kept: bound.kept, accepting, stop }
     }
 
     /// The socket, for a process that is to go on with it, and whether a file goes with it.
@@ -59,19 +62,30 @@ impl Server {
         Ok((self.kept.try_clone()?, self.file.is_some()))
     }
 
-    /// Stops accepting and leaves the socket to another process; returns when the last answers are on their way, or take
-    /// too long.
-    pub(crate) async fn leave(mut self) {
+    /// Stops accepting and leaves the socket to another process: when this returns, only that process accepts.
+    pub(crate) async fn leave(mut self) -> Leaving {
         if let Some(file) = self.file.take() {
             file.leave();
         }
         self.stop.send_replace(());
-        let _ = tokio::time::timeout(LAST_ANSWERS, self.stop.closed()).await;
+        let _ = self.accepting.await;
+        Leaving(self.stop)
     }
 
     /// Where it is.
     pub(crate) fn address(&self) -> &Address {
         &self.address
+    }
+}
+
+/// The last requests of a server that has left its address.
+#[derive(Debug)]
+pub(crate) struct Leaving(watch::Sender<()>);
+
+impl Leaving {
+    /// Returns when their answers are on their way, or take too long.
+    pub(crate) async fn done(self) {
+        let _ = tokio::time::timeout(LAST_ANSWERS, self.0.closed()).await;
     }
 }
 
