@@ -5,6 +5,7 @@ mod demo;
 pub mod explain;
 mod logging;
 pub mod schema;
+mod upgrade;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
-use crate::control::{self, Ended, Handle, Options};
+use crate::control::{self, Ended, Handle, Options, Service};
 use crate::diag::Report;
 
 /// A reverse proxy that splits traffic between versions of an application.
@@ -31,6 +32,7 @@ Examples:
   gradual run gradual.toml --watch     serve, and reload when the file changes
   gradual explain --key alice /cart    where would this request go, and why?
   kill -HUP <pid>                      reload now
+  gradual upgrade gradual.toml         have the running proxy start its new program, without losing a connection
   gradual schema > schema.json         for editors that complete and check the file
 
 Environment:
@@ -41,6 +43,8 @@ Environment:
 enum Command {
     /// Serve what a file says
     Run(Run),
+    /// Replace the running proxy by its program's new version, without losing a connection
+    Upgrade(Upgrade),
     /// Say every mistake of a file, and whether it is good
     Check(Check),
     /// Print the JSON schema of the file, for editors
@@ -62,6 +66,13 @@ struct Run {
 }
 
 #[derive(Debug, Args)]
+struct Upgrade {
+    /// The file that the proxy runs on: it says where the admin address is
+    #[arg(default_value = "gradual.toml")]
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct Check {
     /// The file
     #[arg(default_value = "gradual.toml")]
@@ -75,6 +86,7 @@ struct Check {
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(options) => run(options),
+        Command::Upgrade(options) => upgrade::upgrade(&options.file),
         Command::Check(options) => check::check(&options.file, options.json, color(&io::stderr())),
         Command::Schema => schema::schema(),
         Command::Explain(question) => explain::run(&question, load),
@@ -98,15 +110,18 @@ fn load(file: &Path) -> Result<Config, String> {
 
 fn run(options: Run) -> ExitCode {
     logging::start();
-    finish(serve(Options { file: options.file, watch: options.watch }, |_| {}))
+    let file = options.file.display().to_string();
+    let service = Service::of_this_process().map_err(|why| control::failure(&file, why));
+    let options = Options { file: options.file, watch: options.watch };
+    finish(service.and_then(|service| serve(options, service, |_| {})))
 }
 
 /// Runs the proxy on this thread, which becomes the control thread, until it ends.
-fn serve(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, Report> {
+fn serve(options: Options, service: Service, ready: impl FnOnce(Handle)) -> Result<Ended, Report> {
     let file = options.file.display().to_string();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| control::failure(&file, format!("no runtime: {error}")))?;
-    let ended = runtime.block_on(control::run(options, ready));
+    let ended = runtime.block_on(control::run_as(service, options, ready));
     // Whatever still runs in the background must not hold up the end.
     runtime.shutdown_background();
     ended

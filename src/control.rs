@@ -4,10 +4,14 @@
 
 pub mod admin;
 mod changes;
+pub mod client;
 mod clock;
 pub mod reload;
+mod service;
 mod signals;
 pub mod status;
+mod systemd;
+pub mod upgrade;
 mod watch;
 
 use std::num::NonZeroUsize;
@@ -22,11 +26,15 @@ use crate::config::{AccessTarget, Address, Config};
 use crate::control::admin::Admin;
 use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
 pub(crate) use crate::control::reload::{check_log, failure};
+pub use crate::control::service::Service;
 use crate::control::signals::Signals;
-use crate::control::status::{Facts, Status};
-use crate::diag::Report;
+use crate::control::status::{Facts, LastUpgrade, Status};
+use crate::control::systemd::Notifier;
+use crate::control::upgrade::handover::{Inheritance, Word};
+use crate::control::upgrade::{Heir, Program, signal};
+use crate::diag::{Report, Severity};
 use crate::export::access::AccessLog;
-use crate::metrics::Registry;
+use crate::metrics::{Registry, UpgradeResult};
 use crate::proxy::{Services, Shards};
 
 /// How long the last lines of the access log may take on their way out.
@@ -107,27 +115,58 @@ impl Handle {
 /// Why it could not start: every mistake in the file, an address in use, a file that cannot be read. Nothing is left
 /// running then.
 pub async fn run(options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, Report> {
+    run_as(Service::default(), options, ready).await
+}
+
+/// As [`run`], for a process that can be upgraded, may have been handed sockets, and may have a service manager.
+///
+/// # Errors
+/// As [`run`]. A process that this one was to replace is told, and goes on.
+pub async fn run_as(service: Service, options: Options, ready: impl FnOnce(Handle)) -> Result<Ended, Report> {
+    let Service { program, predecessor, inheritance, notifier } = service;
     let file = options.file.display().to_string();
     let signals = Signals::new().map_err(|error| failure(&file, format!("no signals: {error}")))?;
     let (inbox, requests) = reload::inbox();
-    let (hangups, mut stops) = signals.split();
-    let reloader = tokio::select! {
+    let (upgrade_inbox, upgrade_requests) = upgrade::inbox();
+    let (hangups, upgrades, mut stops) = signals.split();
+    let started = tokio::select! {
         biased;
         signal = stops.next() => return Ok(Ended::Forced { signal: signal.number }),
-        started = start(&options, inbox.clone()) => started?,
+        started = start(&options, inbox.clone(), upgrade_inbox.clone(), inheritance) => started,
+    };
+    let reloader = match started {
+        Ok(reloader) => reloader,
+        Err(report) => {
+            predecessor.into_iter().for_each(|before| before.tell(&Word::Failed(in_short(&report))));
+            return Err(report);
+        }
     };
     let status = Arc::clone(&reloader.status);
     let mut background = JoinSet::new();
     background.spawn(hangups.reload(inbox.clone()));
+    background.spawn(upgrades.upgrade(upgrade_inbox));
     if options.watch {
         background.spawn(watch::watch(Arc::clone(&status), inbox.clone()));
     }
+    match predecessor {
+        // That process is the one whom the service manager listens to, and says who comes after it.
+        Some(before) => before.tell(&Word::Serving),
+        None => notifier.ready(&status.in_short()),
+    }
     ready(Handle { status: Arc::clone(&status), inbox });
+    let work = Work { requests, upgrades: upgrade_requests, program, notifier };
     tokio::select! {
         biased;
         signal = stops.obey(&status) => Ok(Ended::Forced { signal }),
-        cut = serve(reloader, requests) => Ok(Ended::Drained { cut }),
+        cut = serve(reloader, work) => Ok(Ended::Drained { cut }),
     }
+}
+
+/// A report in one line.
+fn in_short(report: &Report) -> String {
+    let first = report.diagnostics.iter().find(|diagnostic| diagnostic.severity == Severity::Error);
+    let title = first.map_or("", |diagnostic| diagnostic.title.as_str());
+    format!("{} ({title})", report.summary())
 }
 
 /// How many shards a configuration asks for: by default, one per core.
@@ -137,7 +176,12 @@ pub(crate) fn threads(config: &Config) -> NonZeroUsize {
 }
 
 /// Brings up the first generation, or leaves nothing behind.
-async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
+async fn start(
+    options: &Options,
+    inbox: Inbox,
+    upgrades: upgrade::Inbox,
+    inheritance: Inheritance,
+) -> Result<Reloader, Report> {
     let mut source = String::new();
     let name = options.file.display().to_string();
     let file = std::path::absolute(&options.file).unwrap_or_else(|_| options.file.clone());
@@ -148,7 +192,7 @@ async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
     let registry = Arc::new(Registry::default());
     let threads = threads(&loaded.config);
     let services = Services { registry: Arc::clone(&registry), log: log.clone() };
-    let shards =
+    let mut shards =
         Shards::start(threads, &services).map_err(|error| failed("the shards cannot be started", error))?;
     let status = Arc::new(Status::new(Facts {
         name,
@@ -159,7 +203,15 @@ async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
         load: shards.meter(),
     }));
     status.read(&source);
-    let admin = Admin::new(Arc::clone(&status), inbox);
+    let mut admin = Admin::new(Arc::clone(&status), inbox, upgrades);
+    if inheritance.from != 0 {
+        registry.upgrades_before(inheritance.upgrades);
+        registry.upgraded(UpgradeResult::Success);
+        status.upgraded(LastUpgrade::from(inheritance.from));
+    }
+    let (for_admin, for_listeners) = inheritance.split(&loaded.config);
+    admin.take_over(for_admin);
+    shards.take_over(for_listeners);
     // What the first generation brings is said as any change is.
     let config = Arc::new(Config { workers: Vec::new(), listeners: Vec::new(), ..loaded.config.clone() });
     let mut reloader = Reloader { status, registry, log, shards, admin, config };
@@ -172,22 +224,72 @@ async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
     }
 }
 
-/// Reloads until the process is asked to stop, then drains. Returns how many connections were cut.
-async fn serve(mut reloader: Reloader, mut requests: Requests) -> u64 {
-    let status = Arc::clone(&reloader.status);
-    loop {
-        tokio::select! {
-            biased;
-            () = status.drained() => break,
-            Some(batch) = requests.next() => reloader.answer(batch).await,
+/// What a running process waits for, besides signals.
+struct Work {
+    requests: Requests,
+    upgrades: upgrade::Requests,
+    program: Option<Program>,
+    notifier: Notifier,
+}
+
+impl Work {
+    /// Reloads and upgrades, one after the other, until the process is asked to stop; or until another process serves in
+    /// its place, which is returned.
+    async fn done(&mut self, reloader: &mut Reloader) -> Option<Heir> {
+        let status = Arc::clone(&reloader.status);
+        loop {
+            tokio::select! {
+                biased;
+                () = status.drained() => return None,
+                Some(batch) = self.requests.next() => {
+                    self.notifier.reloading();
+                    reloader.answer(batch).await;
+                    self.notifier.ready(&status.in_short());
+                }
+                Some(request) = self.upgrades.next() => {
+                    let heir = self.upgrades.answer(request, self.program.as_ref(), reloader).await;
+                    if heir.is_some() {
+                        return heir;
+                    }
+                }
+            }
         }
     }
-    // Who asks from here on is told at once that nobody answers any more.
-    drop(requests);
-    let Reloader { shards, admin, log, config, .. } = reloader;
+
+    /// Says who goes on.
+    fn end(self, status: &Status, heir: Option<&Heir>) {
+        match heir {
+            None => self.notifier.stopping(),
+            Some(&Heir { pid, .. }) => {
+                let says = format!("process {pid} serves since an upgrade");
+                self.notifier.replaced_by(pid, &says);
+                // The new process may have read the file before it was changed.
+                if self.requests.are_waiting() {
+                    signal(Some(pid), rustix::process::Signal::HUP);
+                }
+                status.drain();
+            }
+        }
+        // Who asks from here on is told at once that nobody answers any more.
+    }
+}
+
+/// Serves until the process is asked to stop or another takes its place, then drains. Returns how many connections were
+/// cut.
+async fn serve(mut reloader: Reloader, mut work: Work) -> u64 {
+    let heir = work.done(&mut reloader).await;
+    work.end(&reloader.status, heir.as_ref());
+    let Reloader { mut shards, admin, log, config, .. } = reloader;
     let timeout = config.limits.drain_timeout;
     tracing::info!("draining, for at most {timeout:?}");
-    let cut = shards.drain(timeout).await;
+    if heir.is_some() {
+        shards.replaced();
+    }
+    let (cut, ()) = tokio::join!(shards.drain(timeout), async {
+        if let Some(leaving) = heir.and_then(|heir| heir.admin) {
+            leaving.done().await;
+        }
+    });
     log.flush(LOG_PATIENCE);
     drop(admin);
     match cut {

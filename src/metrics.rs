@@ -21,6 +21,25 @@ use crate::model::share::Share;
 pub struct Registry {
     recorders: Mutex<Recorders>,
     reloads: [AtomicU64; 2],
+    upgrades: [AtomicU64; 3],
+}
+
+/// What came of a binary upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeResult {
+    /// A new process serves.
+    Success,
+    /// The new process did not become ready.
+    Failure,
+    /// No process was started.
+    Refused,
+}
+
+impl UpgradeResult {
+    /// The word for it in labels and JSON.
+    pub fn as_str(self) -> &'static str {
+        ["success", "failure", "refused"][self as usize]
+    }
 }
 
 /// The recorders of all shards, in the order in which they are written out.
@@ -76,11 +95,28 @@ impl Registry {
         self.reloads[usize::from(succeeded)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a binary upgrade.
+    pub fn upgraded(&self, result: UpgradeResult) {
+        self.upgrades[result as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Binary upgrades so far, in the order of [`UpgradeResult`]'s variants.
+    pub fn upgrades(&self) -> [u64; 3] {
+        std::array::from_fn(|at| self.upgrades[at].load(Ordering::Relaxed))
+    }
+
+    /// Goes on with the counts of the process before.
+    pub fn upgrades_before(&self, counts: [u64; 3]) {
+        for (counter, count) in self.upgrades.iter().zip(counts) {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     /// Everything in the Prometheus text format, version 0.0.4. Series that never counted anything are left out; of the
     /// gauges none is. The same state gives the same text.
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
-        text::render(&self.lock(), reloads, gauges)
+        text::render(&self.lock(), reloads, self.upgrades(), gauges)
     }
 
     /// A panic of another holder leaves maps that are still whole: they are only ever added to.
@@ -140,6 +176,9 @@ mod tests {
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);
+        registry.upgrades_before([1, 0, 2]);
+        registry.upgraded(UpgradeResult::Failure);
+        registry.upgraded(UpgradeResult::Success);
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);
     }

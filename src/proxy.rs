@@ -4,6 +4,7 @@
 //! connections: a request never leaves its thread and takes no lock. [`Shards`] is the control thread's handle: it prepares
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
+mod accept;
 mod body;
 mod connection;
 mod cork;
@@ -29,6 +30,7 @@ mod upstream;
 use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,7 +40,8 @@ use tokio::sync::{mpsc, oneshot};
 use self::resolve::{Addresses, Names};
 use self::shard::{Accept, Command, Gauge};
 use self::snapshot::Blueprint;
-use self::socket::Listening;
+pub use self::socket::Handed;
+use self::socket::{Held, Listening};
 use crate::config::{Address, Config, Endpoint, Scheme};
 use crate::diag::Diagnostic;
 use crate::export::access::AccessLog;
@@ -68,10 +71,9 @@ struct Bound {
     id: u64,
     /// As the file says it.
     named: Address,
-    /// With the port that the system chose.
-    actual: Address,
-    /// One for each shard where the listener is new; empty where the shards have theirs.
-    sockets: Vec<Listening>,
+    held: Arc<Held>,
+    /// By shard where the listener is new; empty where the shards have theirs.
+    sockets: Vec<Vec<Listening>>,
 }
 
 /// What shards need for their whole life.
@@ -90,6 +92,10 @@ pub struct Shards {
     names: Names,
     listeners: Vec<Bound>,
     next_id: u64,
+    /// What another process has bound, until the first commit.
+    handed: Vec<(Address, Arc<Held>)>,
+    /// Whether another process goes on with the sockets.
+    replaced: bool,
 }
 
 #[derive(Debug)]
@@ -137,7 +143,29 @@ impl Shards {
     pub fn start(threads: NonZeroUsize, services: &Services) -> io::Result<Self> {
         let start = |index| Thread::start(index, services.clone());
         let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { threads, names: Names::default(), listeners: Vec::new(), next_id: 0 })
+        let (names, handed) = (Names::default(), Vec::new());
+        Ok(Self { threads, names, listeners: Vec::new(), next_id: 0, handed, replaced: false })
+    }
+
+    /// Goes on with what another process has bound: listeners of the first configuration whose addresses are among them
+    /// accept from exactly these sockets, and the first commit closes what no listener names.
+    pub fn take_over(&mut self, handed: Vec<Handed>) {
+        self.handed = handed.into_iter().map(|one| (one.named().clone(), Arc::new(one.hold()))).collect();
+    }
+
+    /// All listening sockets, for a process that goes on with them. These shards accept from them, too, until they drain.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub fn hand_over(&self) -> io::Result<Vec<Handed>> {
+        self.listeners.iter().map(|bound| bound.held.hand_over(&bound.named)).collect()
+    }
+
+    /// Another process accepts from the sockets that were handed over. So the files of Unix sockets stay where they are
+    /// when these shards drain, and kept connections need not be closed at once: who makes the next request soon is told
+    /// with its answer, and loses none.
+    pub fn replaced(&mut self) {
+        self.replaced = true;
     }
 
     /// Reads every file that the configuration names (certificates, keys, secrets) and makes TLS settings of them,
@@ -159,7 +187,7 @@ impl Shards {
         let (files, listeners) = match (files, bound) {
             (Ok(files), Ok(listeners)) => (files, listeners),
             (files, bound) => {
-                bound.iter().flatten().for_each(Bound::give_up);
+                bound.iter().for_each(|bound| self.give_up(bound));
                 return Err([files.err(), bound.err()].into_iter().flatten().flatten().collect());
             }
         };
@@ -181,12 +209,13 @@ impl Shards {
     /// Swaps all shards to a prepared configuration; returns when every shard serves it.
     pub async fn commit(&mut self, prepared: Prepared) {
         let Prepared { blueprint, mut listeners, .. } = prepared;
+        let gone = self.release(&listeners);
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {
                 id: bound.id,
                 index,
-                socket: bound.sockets.pop(),
+                sockets: bound.sockets.pop().unwrap_or_default(),
             };
             let sockets = listeners.iter_mut().enumerate().map(accept).collect();
             let (done, acknowledge) = oneshot::channel();
@@ -199,14 +228,26 @@ impl Shards {
             // A shard that is gone has nothing to serve; its end was logged by the thread.
             let _ = acknowledge.await;
         }
-        let gone = self.listeners.iter().filter(|old| !listeners.iter().any(|new| new.id == old.id));
-        gone.for_each(Bound::remove_file);
+        gone.iter().for_each(|path| remove_file(path));
         self.listeners = listeners;
+    }
+
+    /// Lets go of what is not listened on any more, before the shards do: with the last descriptor go the connections that
+    /// still wait, and a shard accepts those before it closes its own. Returns the files that are to be removed then.
+    fn release(&mut self, now: &[Bound]) -> Vec<PathBuf> {
+        for (named, held) in std::mem::take(&mut self.handed) {
+            if !now.iter().any(|bound| Arc::ptr_eq(&bound.held, &held)) {
+                tracing::warn!("no listener is at {named}, which was handed over: it is closed");
+            }
+        }
+        let stays = |old: &Bound| now.iter().any(|new| new.id == old.id);
+        let (_, gone): (Vec<_>, Vec<_>) = self.listeners.drain(..).partition(stays);
+        gone.iter().filter_map(Bound::file).map(Path::to_owned).collect()
     }
 
     /// The addresses that are listened on, with the port that the system chose where the file says 0; in file order.
     pub fn addresses(&self) -> Vec<Address> {
-        self.listeners.iter().map(|bound| bound.actual.clone()).collect()
+        self.listeners.iter().map(|bound| bound.held.actual.clone()).collect()
     }
 
     /// How many shards there are.
@@ -226,11 +267,14 @@ impl Shards {
 
     /// Stops accepting, lets what is in flight finish, cuts the rest when `timeout` has passed, and ends the threads.
     /// Returns how many connections were cut.
-    pub async fn drain(self, timeout: Duration) -> u64 {
+    pub async fn drain(mut self, timeout: Duration) -> u64 {
+        self.handed.clear();
+        let files = if self.replaced { Vec::new() } else { self.release(&[]) };
+        self.listeners.clear();
         let mut waiting = Vec::new();
         for thread in &self.threads {
             let (done, finished) = oneshot::channel();
-            if thread.inbox.send(Command::Drain { done }).is_ok() {
+            if thread.inbox.send(Command::Drain { replaced: self.replaced, done }).is_ok() {
                 waiting.push(finished);
             }
         }
@@ -242,7 +286,7 @@ impl Shards {
         let in_time = tokio::time::timeout(timeout, all).await.is_ok();
         let load = self.load();
         let cut = if in_time { 0 } else { load.connections.max(load.requests) };
-        self.listeners.iter().for_each(Bound::remove_file);
+        files.iter().for_each(|path| remove_file(path));
         for Thread { inbox, handle, .. } in self.threads {
             // Without its inbox a shard's loop ends, and its runtime drops whatever is left.
             drop(inbox);
@@ -259,27 +303,63 @@ impl Shards {
             let address = &listener.address.value;
             let kept = |old: &&Bound| old.named == *address && !bound.iter().any(|new| new.id == old.id);
             if let Some(old) = self.listeners.iter().find(kept) {
-                bound.push(Bound {
-                    id: old.id,
-                    named: old.named.clone(),
-                    actual: old.actual.clone(),
-                    sockets: Vec::new(),
-                });
+                let (named, held) = (old.named.clone(), Arc::clone(&old.held));
+                bound.push(Bound { id: old.id, named, held, sockets: Vec::new() });
                 continue;
             }
-            match socket::listen(address, self.threads.len()) {
-                Ok((actual, sockets)) => {
+            let taken = |held: &Arc<Held>| bound.iter().any(|new| Arc::ptr_eq(&new.held, held));
+            let mut free = self.handed.iter().filter(|(_, held)| !taken(held));
+            let handed = free.find(|(named, held)| named == address || held.actual == *address);
+            match self.listen(address, handed.map(|(_, held)| held)) {
+                Ok((held, sockets)) => {
                     self.next_id += 1;
-                    bound.push(Bound { id: self.next_id, named: address.clone(), actual, sockets });
+                    bound.push(Bound { id: self.next_id, named: address.clone(), held, sockets });
                 }
-                Err(error) => problems.push(cannot_listen(address, &error, listener.address.span.clone())),
+                Err(error) => {
+                    let problem = cannot_listen(address, &error, listener.address.span.clone());
+                    problems.push(self.taken_by_handed(problem, address));
+                }
             }
         }
         if problems.is_empty() {
             return Ok(bound);
         }
-        bound.iter().for_each(Bound::give_up);
+        self.give_up(&bound);
         Err(problems)
+    }
+
+    /// A problem with an address, with what to do where a socket that was handed over keeps it.
+    fn taken_by_handed(&self, problem: Diagnostic, address: &Address) -> Diagnostic {
+        match self.handed.iter().find(|(_, held)| held.actual.overlaps(address)) {
+            Some((_, held)) => {
+                problem.help(format!("the socket that was handed over is at {}: name it so", held.actual))
+            }
+            None => problem,
+        }
+    }
+
+    /// Leaves nothing behind of listeners that are not to be: what was listened on before stays as it is.
+    fn give_up(&self, bound: &[Bound]) {
+        let is_new = |bound: &&Bound| {
+            let handed = self.handed.iter().any(|(_, held)| Arc::ptr_eq(held, &bound.held));
+            !bound.sockets.is_empty() && !handed
+        };
+        bound.iter().filter(is_new).filter_map(Bound::file).for_each(remove_file);
+    }
+
+    /// Sockets for all shards: those that were handed over, or else new ones.
+    fn listen(
+        &self,
+        address: &Address,
+        handed: Option<&Arc<Held>>,
+    ) -> io::Result<(Arc<Held>, Vec<Vec<Listening>>)> {
+        let shards = self.threads.len();
+        let held = match handed {
+            Some(held) => Arc::clone(held),
+            None => Arc::new(socket::listen(address, shards)?),
+        };
+        let sockets = held.shared_out(shards)?;
+        Ok((held, sockets))
     }
 
     /// Watches every name, and waits a little for those that are new.
@@ -304,19 +384,17 @@ impl Shards {
 }
 
 impl Bound {
-    /// Leaves nothing behind of a listener that is not to be: what was listened on before stays as it is.
-    fn give_up(&self) {
-        if !self.sockets.is_empty() {
-            self.remove_file();
+    /// The file that goes with a Unix socket.
+    fn file(&self) -> Option<&Path> {
+        match &self.held.actual {
+            Address::Unix(path) if self.held.removes_file => Some(path),
+            _ => None,
         }
     }
+}
 
-    /// A Unix socket's file goes with it.
-    fn remove_file(&self) {
-        if let Address::Unix(path) = &self.actual {
-            let _ = std::fs::remove_file(path);
-        }
-    }
+fn remove_file(path: &Path) {
+    let _ = std::fs::remove_file(path);
 }
 
 impl Thread {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::cli::demo::backend::{Backends, Page};
 use crate::cli::{complain, finish, logging, say, serve};
-use crate::control::Options;
+use crate::control::{Options, Service};
 
 /// The versions of the demonstration: fixed, so that its commands can be quoted.
 const PAGES: [Page; 2] = [
@@ -53,7 +53,7 @@ impl Stage {
     fn play(self) -> Result<crate::control::Ended, crate::diag::Report> {
         let options = Options { file: self.file.clone(), watch: false };
         // If nobody reads, the demonstration goes on all the same.
-        let ended = serve(options, |_| {
+        let ended = serve(options, Service::default(), |_| {
             say(&self.script());
         });
         if ended.is_ok() {

@@ -10,23 +10,29 @@ mod server;
 mod socket;
 mod token;
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use token::{Token, check_token, read_token};
 
 use crate::config::{self, Address};
 use crate::control::admin::access::Access;
+pub(crate) use crate::control::admin::server::Leaving;
 use crate::control::admin::server::Server;
 use crate::control::admin::socket::Bound;
 use crate::control::reload::Inbox;
 use crate::control::status::Status;
+use crate::control::upgrade;
 use crate::diag::Diagnostic;
+use crate::proxy::Handed;
 
 /// The admin address of one process, which may be none at the moment. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Admin {
     state: Arc<State>,
     live: Option<Live>,
+    /// What another process has bound, until the first commit.
+    handed: Option<Handed>,
 }
 
 /// What requests to the admin address see.
@@ -36,6 +42,8 @@ pub(crate) struct State {
     pub(crate) status: Arc<Status>,
     /// Where reloads are asked for.
     pub(crate) inbox: Inbox,
+    /// Where upgrades are asked for.
+    pub(crate) upgrades: upgrade::Inbox,
     access: Mutex<Arc<Access>>,
 }
 
@@ -69,8 +77,35 @@ impl State {
 
 impl Admin {
     /// Nowhere, until settings are committed.
-    pub(crate) fn new(status: Arc<Status>, inbox: Inbox) -> Self {
-        Self { state: Arc::new(State { status, inbox, access: Mutex::default() }), live: None }
+    pub(crate) fn new(status: Arc<Status>, inbox: Inbox, upgrades: upgrade::Inbox) -> Self {
+        let state = State { status, inbox, upgrades, access: Mutex::default() };
+        Self { state: Arc::new(state), live: None, handed: None }
+    }
+
+    /// Goes on with what another process has bound, where the first settings name its address.
+    pub(crate) fn take_over(&mut self, handed: Option<Handed>) {
+        self.handed = handed;
+    }
+
+    /// Its socket, for a process that goes on with it; `None` where there is none.
+    ///
+    /// # Errors
+    /// There are too many open files.
+    pub(crate) fn hand_over(&self) -> io::Result<Option<Handed>> {
+        let handed = |live: &Live| {
+            let (socket, removes_file) = live.server.hand_over()?;
+            Handed::new(Some(live.wanted.clone()), vec![socket], removes_file)
+        };
+        self.live.as_ref().map(handed).transpose()
+    }
+
+    /// Leaves the address to another process: when this returns, only that process accepts there. The last answers are
+    /// still to be waited for, where there was an address.
+    pub(crate) async fn leave(&mut self) -> Option<Leaving> {
+        match self.live.take() {
+            Some(live) => Some(live.server.leave().await),
+            None => None,
+        }
     }
 
     /// Where it is, with the port that the system chose where the file says 0.
@@ -97,7 +132,8 @@ impl Admin {
         if self.live.as_ref().is_some_and(|live| live.wanted == *address) {
             return Ok(Next::Same);
         }
-        match Bound::bind(address) {
+        let handed = self.handed.as_ref().filter(|handed| handed.is_at(address));
+        match handed.map_or_else(|| Bound::bind(address), Bound::take_over) {
             Ok(bound) => Ok(Next::Other { wanted: address.clone(), bound }),
             Err(error) if !wanted.configured => Ok(Next::Nowhere { why: format!("{address}: {error}") }),
             Err(error) => {
@@ -110,6 +146,7 @@ impl Admin {
     /// Swaps to prepared settings. Requests under way on an address that is given up are finished.
     pub(crate) fn commit(&mut self, prepared: Prepared) {
         *self.state.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(prepared.access);
+        self.handed = None;
         match prepared.next {
             Next::Same => {}
             Next::Other { wanted, bound } => {
@@ -145,7 +182,7 @@ mod tests {
             log: AccessLog::open(&AccessTarget::Off).unwrap(),
             load: LoadMeter::default(),
         };
-        Admin::new(Arc::new(Status::new(facts)), inbox().0)
+        Admin::new(Arc::new(Status::new(facts)), inbox().0, upgrade::inbox().0)
     }
 
     fn settings(address: &str, configured: bool) -> config::Admin {

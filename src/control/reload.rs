@@ -79,6 +79,11 @@ impl Inbox {
 }
 
 impl Requests {
+    /// Whether anybody waits for a reload.
+    pub(crate) fn are_waiting(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Waits for a request, and takes all that are waiting with it. Safe to cancel. `None`: no inbox is left.
     pub(crate) async fn next(&mut self) -> Option<Batch> {
         let first = self.0.recv().await?;

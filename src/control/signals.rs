@@ -1,4 +1,4 @@
-//! What signals ask for: SIGHUP a reload; SIGTERM and SIGINT an end in order, and a second one an end at once.
+//! What signals ask for: SIGHUP a reload; SIGUSR2 a binary upgrade; SIGTERM and SIGINT an end in order, and a second one an end at once.
 
 use std::io;
 
@@ -6,17 +6,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::control::reload::Inbox;
 use crate::control::status::Status;
+use crate::control::upgrade;
 
 /// The process's signals, from the moment this is made.
 #[derive(Debug)]
 pub(crate) struct Signals {
     hangups: Hangups,
+    upgrades: Upgrades,
     stops: Stops,
 }
 
 /// SIGHUP.
 #[derive(Debug)]
 pub(crate) struct Hangups(Signal);
+
+/// SIGUSR2.
+#[derive(Debug)]
+pub(crate) struct Upgrades(Signal);
 
 /// SIGTERM and SIGINT.
 #[derive(Debug)]
@@ -33,6 +39,7 @@ impl Signals {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             hangups: Hangups(signal(SignalKind::hangup())?),
+            upgrades: Upgrades(signal(SignalKind::user_defined2())?),
             stops: Stops {
                 terminate: signal(SignalKind::terminate())?,
                 interrupt: signal(SignalKind::interrupt())?,
@@ -40,9 +47,9 @@ impl Signals {
         })
     }
 
-    /// The two kinds, for two readers.
-    pub(crate) fn split(self) -> (Hangups, Stops) {
-        (self.hangups, self.stops)
+    /// The three kinds, for three readers.
+    pub(crate) fn split(self) -> (Hangups, Upgrades, Stops) {
+        (self.hangups, self.upgrades, self.stops)
     }
 }
 
@@ -51,6 +58,15 @@ impl Hangups {
     pub(crate) async fn reload(mut self, inbox: Inbox) {
         while self.0.recv().await.is_some() {
             inbox.notify("SIGHUP");
+        }
+    }
+}
+
+impl Upgrades {
+    /// Asks for an upgrade at each. Runs until it is dropped.
+    pub(crate) async fn upgrade(mut self, inbox: upgrade::Inbox) {
+        while self.0.recv().await.is_some() {
+            inbox.notify("SIGUSR2");
         }
     }
 }

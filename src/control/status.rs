@@ -12,7 +12,7 @@ use crate::control::clock::rfc3339;
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Gauges, Registry};
+use crate::metrics::{Gauges, Registry, UpgradeResult};
 use crate::model::share::Share;
 use crate::proxy::LoadMeter;
 
@@ -38,6 +38,9 @@ struct Running {
     listeners: Vec<Address>,
     admin: Option<Address>,
     last_reload: Option<LastReload>,
+    /// The process that an upgrade is starting.
+    upgrading: Option<u32>,
+    last_upgrade: Option<LastUpgrade>,
     last_read: Option<Arc<str>>,
 }
 
@@ -45,6 +48,34 @@ struct Running {
 struct LastReload {
     time: SystemTime,
     report: Report,
+}
+
+/// How an upgrade ended.
+#[derive(Debug)]
+pub(crate) struct LastUpgrade {
+    time: SystemTime,
+    result: UpgradeResult,
+    /// The process that this one came after.
+    from: Option<u32>,
+    /// Why none serves in this one's place.
+    reason: Option<String>,
+}
+
+impl LastUpgrade {
+    /// One that ended just now.
+    pub(crate) fn now(result: UpgradeResult, reason: Option<String>) -> Self {
+        Self { time: SystemTime::now(), result, from: None, reason }
+    }
+
+    /// The one that this process came by.
+    pub(crate) fn from(pid: u32) -> Self {
+        Self { from: Some(pid), ..Self::now(UpgradeResult::Success, None) }
+    }
+
+    fn to_json(&self) -> Value {
+        let (time, result) = (rfc3339(self.time), self.result.as_str());
+        json!({ "time": time, "result": result, "from": self.from, "reason": self.reason })
+    }
 }
 
 /// What a status is made of and never changes.
@@ -107,6 +138,24 @@ impl Status {
 
     pub(crate) fn reloaded(&self, report: Report) {
         self.running().last_reload = Some(LastReload { time: SystemTime::now(), report });
+    }
+
+    /// Notes which process an upgrade is starting; `None`: it is over.
+    pub(crate) fn upgrading(&self, pid: Option<u32>) {
+        self.running().upgrading = pid;
+    }
+
+    pub(crate) fn upgraded(&self, last: LastUpgrade) {
+        self.running().last_upgrade = Some(last);
+    }
+
+    /// What serves, in a line.
+    pub(crate) fn in_short(&self) -> String {
+        let running = self.running();
+        let listeners: Vec<_> = running.listeners.iter().map(ToString::to_string).collect();
+        let refused = running.last_reload.as_ref().is_some_and(|last| last.report.has_errors());
+        let but = if refused { "; the last reload was refused" } else { "" };
+        format!("generation {} serves at {}{but}", running.generation, listeners.join(", "))
     }
 
     /// Notes the text that was read last, taken or refused.
@@ -206,6 +255,11 @@ impl Status {
             "admin": running.admin.as_ref().map(ToString::to_string),
             "load": { "connections": load.connections, "requests": load.requests },
             "log": { "dropped": self.log.dropped() },
+            "upgrade": {
+                "state": if running.upgrading.is_some() { "starting" } else { "idle" },
+                "pid": running.upgrading,
+                "last": running.last_upgrade.as_ref().map(LastUpgrade::to_json),
+            },
             "last_reload": running.last_reload.as_ref().map(LastReload::to_json),
             "workers": workers.collect::<Vec<_>>(),
         })

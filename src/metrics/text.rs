@@ -7,10 +7,15 @@ use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
 use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, VersionSeries};
-use super::{ByShard, Gauges, Recorders};
+use super::{ByShard, Gauges, Recorders, UpgradeResult};
 
 /// All families, always in the same order.
-pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) -> String {
+pub(super) fn render(
+    recorders: &Recorders,
+    reloads: [u64; 2],
+    upgrades: [u64; 3],
+    gauges: &Gauges,
+) -> String {
     let mut page = Page::default();
     page.build_info();
     page.requests(recorders);
@@ -18,6 +23,7 @@ pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) 
     page.misses(recorders);
     page.overrides(recorders);
     page.process(reloads, gauges);
+    page.upgrades(upgrades);
     page.shares(gauges);
     page.upstreams(gauges);
     page.text
@@ -124,6 +130,15 @@ impl Page {
                 let count = sum(shards, |series| &series.overrides[at]);
                 self.counted(NAME, &[("worker", worker.as_str()), ("result", result)], count);
             }
+        }
+    }
+
+    fn upgrades(&mut self, counts: [u64; 3]) {
+        const NAME: &str = "gradual_upgrades_total";
+        self.family(NAME, "counter", "Binary upgrades, those of the processes before this one included.");
+        let results = [UpgradeResult::Success, UpgradeResult::Failure, UpgradeResult::Refused];
+        for (result, count) in results.into_iter().zip(counts) {
+            self.counted(NAME, &[("result", result.as_str())], count);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use http::HeaderValue;
 use subtle::ConstantTimeEq;
 
 /// The shortest secret, in bytes: a shorter one could be guessed.
@@ -19,6 +20,13 @@ impl Secret {
         let secret = text.trim_ascii();
         let good = (SHORTEST..=LONGEST).contains(&secret.len()) && secret.iter().all(u8::is_ascii_graphic);
         good.then(|| Self(secret.into()))
+    }
+
+    /// As a client shows it: the value of an `Authorization` field (RFC 6750). Never printed either.
+    pub fn bearer(&self) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_bytes(&[b"Bearer ", &*self.0].concat()).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     /// Whether somebody showed it. The time this takes says nothing about where the two differ.

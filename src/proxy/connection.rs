@@ -257,7 +257,7 @@ where
     let mut drain = pin!(client.shard.drain_begins());
     // From here on the signal reaches this task, whatever wakes it otherwise.
     drain.as_mut().enable();
-    let (mut watched, mut told, mut linger) = (false, false, None);
+    let (mut watched, mut told, mut linger, mut last_chance) = (false, false, None, None);
     let driven = poll_fn(|context| {
         // A request under way is to be answered with the word that the connection closes.
         if !told && client.shard.is_draining() && client.watch.is_busy() {
@@ -282,8 +282,10 @@ where
             return Poll::Ready(Ok(()));
         }
         // A connection that has asked for nothing yet may have a request on its way, or unread: told now, the codec would
-        // close it.
-        if !told && (http2 || client.watch.has_asked()) {
+        // close it. So may any other; but where nobody accepts in this process's place, the end does not wait for it.
+        let may_wait = !http2 && client.shard.is_replaced() && !client.watch.is_busy();
+        let tell = !told && (http2 || client.watch.has_asked());
+        if tell && !(may_wait && is_pending(&mut last_chance, context)) {
             told = true;
             shut_down(connection.as_mut());
             let ended = connection.as_mut().poll(context);
@@ -298,6 +300,12 @@ where
         }
     });
     driven.await.map_err(io::Error::other)
+}
+
+/// Whether the last chance for another request, which begins with the first call, is not over yet.
+fn is_pending(timer: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> bool {
+    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
+    timer.as_mut().poll(context).is_pending()
 }
 
 /// Whether a connection without a request holds up the end: one that never asked, or an HTTP/2 client that does not

@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,16 +10,13 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::Services;
-use super::connection::{self, ListenerSlot};
+use super::accept::Accepting;
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
-use super::stream::Socket;
 use super::upstream::{Endpoint, EndpointKey};
 use crate::export::access::Sink;
 
@@ -41,7 +37,7 @@ pub(super) enum Command {
     /// Serve this from now on.
     Commit { blueprint: Arc<Blueprint>, sockets: Vec<Accept>, done: oneshot::Sender<()> },
     /// Stop accepting, end connections as soon as they have answered, and say when all have.
-    Drain { done: oneshot::Sender<()> },
+    Drain { replaced: bool, done: oneshot::Sender<()> },
 }
 
 /// Where a listener of a blueprint accepts.
@@ -50,8 +46,8 @@ pub(super) struct Accept {
     pub(super) id: u64,
     /// Its place in the blueprint.
     pub(super) index: usize,
-    /// A socket where the listener is new to the shard.
-    pub(super) socket: Option<Listening>,
+    /// Sockets where the listener is new to the shard.
+    pub(super) sockets: Vec<Listening>,
 }
 
 /// What a shard has under way: written by it alone, read by the control thread.
@@ -207,16 +203,11 @@ impl Drop for Watched {
 #[derive(Default)]
 struct Drain {
     begun: Cell<bool>,
+    /// Whether another process accepts in this one's place.
+    replaced: Cell<bool>,
     begin: Notify,
     /// Told whenever a connection or request ends.
     ended: Notify,
-}
-
-/// An accept loop. Dropping `stop` ends it.
-struct Accepting {
-    slot: Rc<ListenerSlot>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
 }
 
 /// How often idle upstream connections are looked through.
@@ -226,9 +217,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 pub(super) const HEAD: Duration = Duration::from_secs(60);
 /// How long log lines may wait for more.
 const LOG_DELAY: Duration = Duration::from_millis(100);
-/// How long accepting pauses when the process has no descriptor left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Runs a shard until its control thread is gone. The first command is a commit: before it there is nothing to serve.
 pub(super) async fn run(
     index: usize,
@@ -244,8 +232,9 @@ pub(super) async fn run(
                 shard.commit(&blueprint, sockets).await;
                 let _ = done.send(());
             }
-            Command::Drain { done } => {
+            Command::Drain { replaced, done } => {
                 if let Some(shard) = &shard {
+                    shard.drain.replaced.set(replaced);
                     tokio::task::spawn_local(drain(Rc::clone(shard), done));
                 }
             }
@@ -292,12 +281,12 @@ impl Shard {
         *self.snapshot.borrow_mut() = snapshot;
         let mut before = std::mem::take(&mut *self.accepting.borrow_mut());
         let mut now = HashMap::new();
-        for Accept { id, index, socket } in sockets {
+        for Accept { id, index, sockets } in sockets {
             if let Some(accepting) = before.remove(&id) {
-                accepting.slot.replace(blueprint, index);
+                accepting.replace(blueprint, index);
                 now.insert(id, accepting);
-            } else if let Some(socket) = socket {
-                now.extend(self.accept(blueprint, index, socket).map(|accepting| (id, accepting)));
+            } else {
+                now.insert(id, Accepting::start(self, blueprint, index, sockets));
             }
         }
         *self.accepting.borrow_mut() = now;
@@ -305,25 +294,6 @@ impl Shard {
             accepting.end().await;
         }
         self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.strong_count() > 0);
-    }
-
-    fn accept(
-        self: &Rc<Self>,
-        blueprint: &Arc<Blueprint>,
-        index: usize,
-        socket: Listening,
-    ) -> Option<Accepting> {
-        let slot = ListenerSlot::new(blueprint, index);
-        let listener = match Listener::new(socket) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%error, "a bound socket cannot be listened on");
-                return None;
-            }
-        };
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::task::spawn_local(accept(Rc::clone(self), Rc::clone(&slot), listener, stopped));
-        Some(Accepting { slot, stop, task })
     }
 
     pub(super) fn index(&self) -> usize {
@@ -411,6 +381,11 @@ impl Shard {
         self.drain.begun.get()
     }
 
+    /// Whether another process accepts in this one's place, so that the end is in no hurry.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.drain.replaced.get()
+    }
+
     /// Resolves when connections should end as soon as they can.
     pub(super) async fn draining(&self) {
         let begins = self.drain_begins();
@@ -474,100 +449,4 @@ async fn keep_house(shard: Weak<Shard>) {
         let now = Instant::now();
         shard.watched.borrow().iter().for_each(|(_, watch)| watch.look(now));
     }
-}
-
-impl Accepting {
-    /// Stops accepting; returns when nothing is queued and the socket is closed.
-    async fn end(self) {
-        drop(self.stop);
-        let _ = self.task.await;
-    }
-}
-
-/// A listening socket within the shard's runtime.
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-type Accepted = io::Result<(Socket, Option<std::net::SocketAddr>)>;
-
-impl Listener {
-    fn new(socket: Listening) -> io::Result<Self> {
-        Ok(match socket {
-            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
-            Listening::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
-        })
-    }
-
-    async fn accept(&self) -> Accepted {
-        match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(socket, peer)| tcp(socket, peer)),
-            Self::Unix(listener) => listener.accept().await.map(|(socket, _)| (Socket::Unix(socket), None)),
-        }
-    }
-
-    /// Everything that the kernel has queued, asked of the kernel itself: the runtime may not know of it yet.
-    fn rest(self) -> Vec<(Socket, Option<std::net::SocketAddr>)> {
-        let accept: Box<dyn Fn() -> Accepted> = match self {
-            Self::Tcp(listener) => match listener.into_std() {
-                Ok(listener) => Box::new(move || {
-                    let (socket, peer) = listener.accept()?;
-                    socket.set_nonblocking(true)?;
-                    Ok(tcp(tokio::net::TcpStream::from_std(socket)?, peer))
-                }),
-                Err(_) => return Vec::new(),
-            },
-            Self::Unix(listener) => match listener.into_std() {
-                Ok(listener) => Box::new(move || {
-                    let (socket, _) = listener.accept()?;
-                    socket.set_nonblocking(true)?;
-                    Ok((Socket::Unix(tokio::net::UnixStream::from_std(socket)?), None))
-                }),
-                Err(_) => return Vec::new(),
-            },
-        };
-        let mut rest = Vec::new();
-        loop {
-            match accept() {
-                Ok(connection) => rest.push(connection),
-                // A client that has left by now, or a signal: what is behind it still waits.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return rest,
-            }
-        }
-    }
-}
-
-fn tcp(socket: tokio::net::TcpStream, peer: std::net::SocketAddr) -> (Socket, Option<std::net::SocketAddr>) {
-    // Small answers must not wait for acknowledgements of earlier ones. Where it fails the connection is broken anyway.
-    let _ = socket.set_nodelay(true);
-    (Socket::Tcp(socket), Some(peer))
-}
-
-async fn accept(
-    shard: Rc<Shard>,
-    slot: Rc<ListenerSlot>,
-    listener: Listener,
-    mut stopped: oneshot::Receiver<()>,
-) {
-    let spawn = |(socket, peer)| {
-        tokio::task::spawn_local(connection::serve(Rc::clone(&shard), Rc::clone(&slot), socket, peer));
-    };
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok(connection) => spawn(connection),
-                Err(error) => {
-                    if shard.may_warn() {
-                        tracing::warn!(%error, "a connection cannot be accepted");
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            _ = &mut stopped => break,
-        }
-    }
-    listener.rest().into_iter().for_each(spawn);
 }

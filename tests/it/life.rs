@@ -111,6 +111,7 @@ fn commands_end_in_order_where_nobody_takes_what_they_say() {
         &["explain", "/", "--file", good],
         &["explain", "/", "--file", "missing.toml"],
         &["run", "missing.toml"],
+        &["upgrade", good],
         &["schema"],
         &["--help"],
         &["walk"],

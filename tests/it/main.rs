@@ -12,3 +12,4 @@ mod life;
 mod model;
 mod proxy;
 mod support;
+mod upgrade;

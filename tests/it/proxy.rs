@@ -7,6 +7,7 @@ mod drain;
 mod failures;
 mod flow;
 mod forwarding;
+mod handover;
 mod heads;
 mod http2;
 mod http2_upstream;

@@ -17,6 +17,7 @@ use crate::control::admin::State;
 use crate::control::admin::access::{Authorised, MayScrape, MayWrite};
 use crate::control::admin::problem::Problem;
 use crate::control::reload::Reloaded;
+use crate::control::upgrade::{UpgradeError, Upgraded};
 use crate::diag::Report;
 
 /// The longest request body, in bytes.
@@ -32,6 +33,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/reload", post(reload))
+        .route("/api/v1/upgrade", post(upgrade))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(map_response(guarded))
@@ -67,7 +69,25 @@ async fn reload(_: MayWrite, Shared(state): Shared<Arc<State>>, body: Body) -> R
     match state.inbox.ask("asked over the admin address").await {
         Some(Ok(reloaded)) => Ok(as_json(&taken(&reloaded))),
         Some(Err(report)) => Err(refused(&report)),
-        None => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the process is about to end")),
+        None => Err(stopping()),
+    }
+}
+
+fn stopping() -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", "the process is about to end")
+}
+
+async fn upgrade(_: MayWrite, Shared(state): Shared<Arc<State>>, body: Body) -> Result<Response, Problem> {
+    read_body(body).await?;
+    match state.upgrades.ask("asked over the admin address").await {
+        Some(Ok(Upgraded { from, to })) => Ok(as_json(&json!({ "from": from, "to": to }))),
+        Some(Err(error @ UpgradeError::Refused(_))) => {
+            Err(Problem::new(StatusCode::CONFLICT, "upgrade-refused", error.to_string()))
+        }
+        Some(Err(error @ UpgradeError::Failed(_))) => {
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "upgrade-failed", error.to_string()))
+        }
+        None => Err(stopping()),
     }
 }
 
@@ -110,10 +130,8 @@ async fn read_body(body: Body) -> Result<(), Problem> {
     match bytes.trim_ascii() {
         b"" => Ok(()),
         text if serde_json::from_slice::<Value>(text).is_ok_and(|value| value == json!({})) => Ok(()),
-        _ => Err(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "body",
-            "a reload takes no body, or an empty JSON object",
-        )),
+        _ => {
+            Err(Problem::new(StatusCode::BAD_REQUEST, "body", "this takes no body, or an empty JSON object"))
+        }
     }
 }

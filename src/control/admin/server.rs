@@ -1,6 +1,7 @@
 //! The accept loop of the admin address, and the bounds on what clients may hold.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use crate::config::Address;
 use crate::control::admin::State;
 use crate::control::admin::routes;
-use crate::control::admin::socket::{Bound, Listener};
+use crate::control::admin::socket::{Bound, Listener, SocketFile};
 
 /// Connections at a time; more wait in the system's queue.
 const CONNECTIONS: usize = 256;
@@ -24,6 +26,10 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may go on taking requests, and then how long its last answer may take: nobody occupies a place
 /// for ever by not reading.
 const LIFETIME: Duration = Duration::from_secs(60);
+/// How long answers may take that are under way when another process takes over.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// How long a connection may still begin a request after the server has stopped: it may be on its way, or unread.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// What may be buffered of a request's head, in bytes.
 const BUFFER: usize = 64 * 1024;
 /// The pause after a failure to accept, such as too many open files.
@@ -33,16 +39,37 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Server {
     address: Address,
-    /// Its end is what the accept loop and all connections wait for.
-    _stop: watch::Sender<()>,
+    /// The file of a Unix socket, removed with the server.
+    file: Option<SocketFile>,
+    kept: OwnedFd,
+    /// The accept loop.
+    accepting: JoinHandle<()>,
+    /// A value, or its end, is what the accept loop and all connections wait for.
+    stop: watch::Sender<()>,
 }
 
 impl Server {
     /// Starts to accept. Must be called within a tokio runtime.
-    pub(crate) fn start(bound: Bound, state: &Arc<State>) -> Self {
+    pub(crate) fn start(mut bound: Bound, state: &Arc<State>) -> Self {
+        let file = bound.take_file();
         let (stop, stopped) = watch::channel(());
-        tokio::spawn(accept(bound.listener, routes::router(Arc::clone(state)), stopped));
-        Self { address: bound.address, _stop: stop }
+        let accepting = tokio::spawn(accept(bound.listener, routes::router(Arc::clone(state)), stopped));
+        Self { address: bound.address, file, kept: bound.kept, accepting, stop }
+    }
+
+    /// The socket, for a process that is to go on with it, and whether a file goes with it.
+    pub(crate) fn hand_over(&self) -> io::Result<(OwnedFd, bool)> {
+        Ok((self.kept.try_clone()?, self.file.is_some()))
+    }
+
+    /// Stops accepting and leaves the socket to another process: when this returns, only that process accepts.
+    pub(crate) async fn leave(mut self) -> Leaving {
+        if let Some(file) = self.file.take() {
+            file.leave();
+        }
+        self.stop.send_replace(());
+        let _ = self.accepting.await;
+        Leaving(self.stop)
     }
 
     /// Where it is.
@@ -51,12 +78,23 @@ impl Server {
     }
 }
 
+/// The last requests of a server that has left its address.
+#[derive(Debug)]
+pub(crate) struct Leaving(watch::Sender<()>);
+
+impl Leaving {
+    /// Returns when their answers are on their way, or take too long.
+    pub(crate) async fn done(self) {
+        let _ = tokio::time::timeout(LAST_ANSWERS, self.0.closed()).await;
+    }
+}
+
 async fn accept(listener: Listener, router: Router, mut stopped: watch::Receiver<()>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let theirs = stopped.clone();
     loop {
         let accepted = tokio::select! {
-            // Nothing is ever sent: this returns when the server is dropped.
+            // This returns when the server is left or dropped.
             _ = stopped.changed() => return,
             accepted = next(&listener, &router, &places, &theirs) => accepted,
         };
@@ -79,7 +117,7 @@ async fn next(
             let (stream, _) = listener.accept().await?;
             tokio::spawn(serve(stream, router.clone(), stopped.clone(), place));
         }
-        Listener::Unix { listener, .. } => {
+        Listener::Unix(listener) => {
             let (stream, _) = listener.accept().await?;
             tokio::spawn(serve(stream, router.clone(), stopped.clone(), place));
         }
@@ -101,9 +139,14 @@ where
     // How a connection ends is the client's affair: there is nothing to do about it, and nothing to log.
     tokio::select! {
         _ = connection.as_mut() => return,
-        _ = stopped.changed() => {}
+        () = stopped_for_a_while(&mut stopped) => {}
         () = tokio::time::sleep(LIFETIME) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(LIFETIME, connection).await;
+}
+
+async fn stopped_for_a_while(stopped: &mut watch::Receiver<()>) {
+    let _ = stopped.changed().await;
+    tokio::time::sleep(LAST_CHANCE).await;
 }

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::config::Address;
+use crate::proxy::Handed;
 
 /// A bound address.
 #[derive(Debug)]
@@ -18,6 +19,11 @@ pub(crate) struct Bound {
     pub(crate) listener: Listener,
     /// Where it is, with the port that the system chose.
     pub(crate) address: Address,
+    file: Option<SocketFile>,
+    /// Whether another process's file goes with it, once it serves: until then that process goes on, if this does not.
+    takes_file: bool,
+    /// The same socket, for a process that is to go on with it.
+    pub(crate) kept: OwnedFd,
 }
 
 /// What connections are accepted from.
@@ -26,12 +32,7 @@ pub(crate) enum Listener {
     /// TCP.
     Tcp(TcpListener),
     /// A Unix socket.
-    Unix {
-        /// The socket.
-        listener: UnixListener,
-        /// Held for what its end does.
-        _file: SocketFile,
-    },
+    Unix(UnixListener),
 }
 
 /// The file of a Unix socket. Dropping it removes the file, unless another process has put its own there.
@@ -50,27 +51,61 @@ impl Bound {
     pub(crate) fn bind(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => {
-                let listener = bind_tcp(*address)?;
+                // On Unix, the standard library sets SO_REUSEADDR: an address whose last connections still fade away can
+                // be had.
+                let listener = std::net::TcpListener::bind(address)?;
                 let address = Address::Tcp(listener.local_addr()?);
-                Ok(Self { listener: Listener::Tcp(listener), address })
+                Self::new(listener.into(), address, None)
             }
             Address::Unix(path) => {
                 let (listener, file) = bind_unix(path)?;
-                let listener = Listener::Unix { listener, _file: file };
-                Ok(Self { listener, address: address.clone() })
+                Self::new(listener.into(), address.clone(), Some(file))
             }
         }
     }
+
+    /// Goes on with a socket that another process has bound.
+    ///
+    /// # Errors
+    /// There are too many open files, or it is not one socket.
+    pub(crate) fn take_over(handed: &Handed) -> io::Result<Self> {
+        let [socket] = handed.sockets() else { return Err(io::ErrorKind::InvalidInput.into()) };
+        if let Address::Unix(path) = handed.actual()
+            && std::fs::symlink_metadata(path)?.permissions().mode() & 0o007 != 0
+        {
+            tracing::warn!("every user may connect to {}: set SocketMode=0600", path.display());
+        }
+        let bound = Self::new(socket.try_clone()?, handed.actual().clone(), None)?;
+        Ok(Self { takes_file: handed.removes_file(), ..bound })
+    }
+
+    /// What is removed with it; to be asked when it serves.
+    pub(crate) fn take_file(&mut self) -> Option<SocketFile> {
+        match &self.address {
+            Address::Unix(path) if self.takes_file => SocketFile::at(path).ok(),
+            _ => self.file.take(),
+        }
+    }
+
+    fn new(socket: OwnedFd, address: Address, file: Option<SocketFile>) -> io::Result<Self> {
+        let kept = socket.try_clone()?;
+        let listener = match address {
+            Address::Tcp(_) => {
+                let socket = std::net::TcpListener::from(socket);
+                socket.set_nonblocking(true)?;
+                Listener::Tcp(TcpListener::from_std(socket)?)
+            }
+            Address::Unix(_) => {
+                let socket = std::os::unix::net::UnixListener::from(socket);
+                socket.set_nonblocking(true)?;
+                Listener::Unix(UnixListener::from_std(socket)?)
+            }
+        };
+        Ok(Self { listener, address, file, takes_file: false, kept })
+    }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    // On Unix, the standard library sets SO_REUSEADDR: an address whose last connections still fade away can be had.
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
-}
-
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_unix(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
     ensure_vacant(path)?;
     let parent = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -79,11 +114,11 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     // Bound in a folder that only its owner enters, and moved when its mode is set: nobody else can connect in between.
     let folder = tempfile::Builder::new().prefix(".g").tempdir_in(parent)?;
     let private = folder.path().join("s");
-    let listener = UnixListener::bind(&private)?;
+    let listener = std::os::unix::net::UnixListener::bind(&private)?;
     std::fs::set_permissions(&private, Permissions::from_mode(0o600))?;
-    let metadata = std::fs::symlink_metadata(&private)?;
+    let file = SocketFile::at(&private)?;
     std::fs::rename(&private, path)?;
-    Ok((listener, SocketFile { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) }))
+    Ok((listener, file.moved(path)))
 }
 
 /// Whether nothing stands at the path but, maybe, a socket on which nobody listens.
@@ -100,6 +135,24 @@ fn ensure_vacant(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        Ok(Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) })
+    }
+
+    fn moved(mut self, path: &Path) -> Self {
+        path.clone_into(&mut self.path);
+        self
+    }
+
+    /// Leaves the file to another process.
+    pub(crate) fn leave(mut self) {
+        // No file has an empty name.
+        self.path = PathBuf::new();
     }
 }
 

@@ -1,0 +1,291 @@
+//! What the two processes of an upgrade say to each other, over a pair of Unix sockets of which the new process is given
+//! one as its standard input: first the old one's letter with its listening sockets, then the new one's word.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
+};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+use crate::config::Address;
+use crate::proxy::Handed;
+
+/// Tells a process that its standard input is such a socket. Set for it by the process that it replaces, and by nobody
+/// else.
+pub(crate) const VARIABLE: &str = "GRADUAL_HANDOVER";
+
+/// Grows when an old and a new program would not understand each other.
+const FORMAT: u32 = 1;
+/// The longest letter, in bytes, and the longest word.
+const LONGEST: usize = 1 << 20;
+/// The most sockets that are taken over.
+const MOST_SOCKETS: usize = 1 << 16;
+/// How many descriptors travel together; the system allows 253.
+const TOGETHER: usize = 64;
+/// How long the letter may take: it was sent before its reader was started.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the new process starts with.
+#[derive(Debug, Default)]
+pub(crate) struct Inheritance {
+    /// The process that this one replaces.
+    pub(crate) from: u32,
+    /// Upgrades so far, by result: the counters go on.
+    pub(crate) upgrades: [u64; 3],
+    /// The admin address.
+    pub(crate) admin: Option<Handed>,
+    /// The listeners.
+    pub(crate) listeners: Vec<Handed>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Letter {
+    format: u32,
+    from: u32,
+    upgrades: [u64; 3],
+    admin: Option<Item>,
+    listeners: Vec<Item>,
+}
+
+/// Sockets of one address, whose descriptors follow in the letter's order.
+#[derive(Debug, Serialize, Deserialize)]
+struct Item {
+    named: Place,
+    sockets: usize,
+    removes_file: bool,
+}
+
+/// An address; a path need not be UTF-8.
+#[derive(Debug, Serialize, Deserialize)]
+enum Place {
+    Tcp(SocketAddr),
+    Unix(OsString),
+}
+
+/// What the new process says, once.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Word {
+    /// Every shard accepts: the old process may stop.
+    Serving,
+    /// Why it could not start.
+    Failed(String),
+}
+
+/// The process that this one replaces.
+#[derive(Debug)]
+pub(crate) struct Predecessor(UnixStream);
+
+impl Item {
+    fn of(handed: &Handed) -> Self {
+        let named = match handed.named() {
+            Address::Tcp(address) => Place::Tcp(*address),
+            Address::Unix(path) => Place::Unix(path.clone().into()),
+        };
+        Self { named, sockets: handed.sockets().len(), removes_file: handed.removes_file() }
+    }
+
+    fn with(self, descriptors: &mut impl Iterator<Item = OwnedFd>) -> io::Result<Handed> {
+        let named = match self.named {
+            Place::Tcp(address) => Address::Tcp(address),
+            Place::Unix(path) => Address::Unix(path.into()),
+        };
+        Handed::new(Some(named), descriptors.take(self.sockets).collect(), self.removes_file)
+    }
+}
+
+/// Writes the letter. It waits for its reader, who need not have started.
+///
+/// # Errors
+/// There is more to say than the system keeps for a reader.
+pub(crate) fn send(stream: &UnixStream, inheritance: &Inheritance) -> io::Result<()> {
+    let letter = Letter {
+        format: FORMAT,
+        from: inheritance.from,
+        upgrades: inheritance.upgrades,
+        admin: inheritance.admin.as_ref().map(Item::of),
+        listeners: inheritance.listeners.iter().map(Item::of).collect(),
+    };
+    let text = serde_json::to_vec(&letter)?;
+    let length = u32::try_from(text.len()).map_err(io::Error::other)?;
+    stream.set_nonblocking(true)?;
+    (&*stream).write_all(&[&length.to_be_bytes(), &text[..]].concat())?;
+    let all = inheritance.admin.iter().chain(&inheritance.listeners);
+    let descriptors: Vec<_> = all.flat_map(Handed::sockets).map(AsFd::as_fd).collect();
+    descriptors.chunks(TOGETHER).try_for_each(|some| send_descriptors(stream, some))
+}
+
+/// Descriptors travel with a byte, so that there is something to receive.
+fn send_descriptors(stream: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(TOGETHER))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("too many descriptors at a time"));
+    }
+    rustix::net::sendmsg(stream, &[IoSlice::new(b"+")], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Takes over what standard input holds, where `VARIABLE` says so. From then on, standard input is empty.
+///
+/// # Errors
+/// Standard input is no such socket, or what it says is not understood.
+pub(crate) fn receive() -> io::Result<(Predecessor, Inheritance)> {
+    let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    let inheritance = read(&stream)?;
+    Ok((Predecessor(stream), inheritance))
+}
+
+fn read(stream: &UnixStream) -> io::Result<Inheritance> {
+    let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut length = [0; 4];
+    (&*stream).read_exact(&mut length)?;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > LONGEST {
+        return Err(invalid("the letter is too long"));
+    }
+    let mut text = vec![0; length];
+    (&*stream).read_exact(&mut text)?;
+    let letter: Letter = serde_json::from_slice(&text)?;
+    if letter.format != FORMAT {
+        return Err(invalid("the running process hands over in another format: restart instead"));
+    }
+    let items = letter.admin.iter().chain(&letter.listeners);
+    let count = items.fold(0_usize, |count, item| count.saturating_add(item.sockets));
+    if count > MOST_SOCKETS {
+        return Err(invalid("there are too many sockets"));
+    }
+    let mut descriptors = receive_descriptors(stream, count)?.into_iter();
+    Ok(Inheritance {
+        from: letter.from,
+        upgrades: letter.upgrades,
+        admin: letter.admin.map(|item| item.with(&mut descriptors)).transpose()?,
+        listeners: letter
+            .listeners
+            .into_iter()
+            .map(|item| item.with(&mut descriptors))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn receive_descriptors(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut descriptors = Vec::with_capacity(count);
+    while descriptors.len() < count {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(TOGETHER))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
+        let before = descriptors.len();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(more) = message {
+                descriptors.extend(more);
+            }
+        }
+        if received.bytes == 0 || descriptors.len() == before {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "sockets are missing"));
+        }
+    }
+    Ok(descriptors)
+}
+
+impl Predecessor {
+    /// Says how the start went. If nobody listens any more, there is nobody to be told.
+    pub(crate) fn tell(self, word: &Word) {
+        let mut text = serde_json::to_vec(word).unwrap_or_default();
+        text.push(b'\n');
+        let _ = (&self.0).write_all(&text);
+    }
+}
+
+/// Waits for the new process's word. Safe to cancel only together with the upgrade.
+///
+/// # Errors
+/// It closes the connection without one, or says something else.
+pub(crate) async fn word(stream: UnixStream) -> io::Result<Word> {
+    stream.set_nonblocking(true)?;
+    let stream = tokio::net::UnixStream::from_std(stream)?;
+    let mut text = Vec::new();
+    BufReader::new(stream.take(LONGEST as u64)).read_until(b'\n', &mut text).await?;
+    if text.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn tcp(count: usize) -> Handed {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sockets = (0..count).map(|_| first.try_clone().unwrap().into()).collect();
+        Handed::new(Some(Address::Tcp("127.0.0.1:0".parse().unwrap())), sockets, true).unwrap()
+    }
+
+    #[test]
+    fn sockets_arrive_with_their_names_however_many_there_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let admin = Handed::new(None, vec![unix.into()], false).unwrap();
+        let sent = Inheritance {
+            from: 7,
+            upgrades: [2, 5, 1],
+            admin: Some(admin),
+            listeners: vec![tcp(150), tcp(1)],
+        };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        send(&ours, &sent).unwrap();
+        drop(ours);
+        let got = read(&theirs).unwrap();
+        assert_eq!((got.from, got.upgrades), (7, [2, 5, 1]));
+        assert_eq!(got.admin.as_ref().map(Handed::actual), Some(&Address::Unix(path)));
+        for (sent, got) in sent.listeners.iter().zip(&got.listeners) {
+            assert_eq!((sent.named(), sent.actual()), (got.named(), got.actual()));
+            assert_eq!((sent.sockets().len(), got.removes_file()), (got.sockets().len(), true));
+        }
+    }
+
+    #[test]
+    fn what_is_no_letter_is_refused() {
+        let long = u32::MAX.to_be_bytes();
+        let other = br#"{"format":2,"from":1,"upgrades":[0,0,0],"admin":null,"listeners":[]}"#;
+        let missing = br#"{"format":1,"from":1,"upgrades":[0,0,0],"admin":null,"listeners":[{"named":{"Tcp":"127.0.0.1:80"},"sockets":1,"removes_file":true}]}"#;
+        let framed = |text: &[u8]| [&u32::try_from(text.len()).unwrap().to_be_bytes(), text].concat();
+        for bytes in
+            [b"".to_vec(), b"\0\0".to_vec(), long.to_vec(), framed(b"{}"), framed(other), framed(missing)]
+        {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.write_all(&bytes).unwrap();
+            drop(ours);
+            assert!(read(&theirs).is_err(), "{:?}", String::from_utf8_lossy(&bytes));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_word_arrives_whole_or_not_at_all() {
+        for expected in [Word::Serving, Word::Failed("a\nb".to_owned())] {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            Predecessor(theirs).tell(&expected);
+            assert_eq!(word(ours).await.unwrap(), expected);
+        }
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        assert_eq!(word(ours).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

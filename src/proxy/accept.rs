@@ -1,0 +1,154 @@
+//! Accepting connections: a loop for each socket of a listener, on the thread of its shard.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::connection::{self, ListenerSlot};
+use super::shard::Shard;
+use super::snapshot::Blueprint;
+use super::socket::Listening;
+use super::stream::Socket;
+
+/// How long accepting pauses when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The accept loops of a listener, one a socket. Dropping `stops` ends them.
+pub(super) struct Accepting {
+    slot: Rc<ListenerSlot>,
+    stops: Vec<oneshot::Sender<()>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Accepting {
+    /// Begins to accept for a shard.
+    pub(super) fn start(
+        shard: &Rc<Shard>,
+        blueprint: &Arc<Blueprint>,
+        index: usize,
+        sockets: Vec<Listening>,
+    ) -> Self {
+        let slot = ListenerSlot::new(blueprint, index);
+        let (mut stops, mut tasks) = (Vec::new(), Vec::new());
+        for socket in sockets {
+            let listener = match Listener::new(socket) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    tracing::error!(%error, "a bound socket cannot be listened on");
+                    continue;
+                }
+            };
+            let (stop, stopped) = oneshot::channel();
+            let accepts = accept(Rc::clone(shard), Rc::clone(&slot), listener, stopped);
+            stops.push(stop);
+            tasks.push(tokio::task::spawn_local(accepts));
+        }
+        Self { slot, stops, tasks }
+    }
+
+    /// Serves connections by another generation's listener from now on.
+    pub(super) fn replace(&self, blueprint: &Arc<Blueprint>, index: usize) {
+        self.slot.replace(blueprint, index);
+    }
+
+    /// Stops accepting; returns when nothing is queued and the socket is closed.
+    pub(super) async fn end(self) {
+        drop(self.stops);
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// A listening socket within the shard's runtime.
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+type Accepted = io::Result<(Socket, Option<std::net::SocketAddr>)>;
+
+impl Listener {
+    fn new(socket: Listening) -> io::Result<Self> {
+        Ok(match socket {
+            Listening::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            Listening::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
+        })
+    }
+
+    async fn accept(&self) -> Accepted {
+        match self {
+            Self::Tcp(listener) => listener.accept().await.map(|(socket, peer)| tcp(socket, peer)),
+            Self::Unix(listener) => listener.accept().await.map(|(socket, _)| (Socket::Unix(socket), None)),
+        }
+    }
+
+    /// Everything that the kernel has queued, asked of the kernel itself: the runtime may not know of it yet.
+    fn rest(self) -> Vec<(Socket, Option<std::net::SocketAddr>)> {
+        let accept: Box<dyn Fn() -> Accepted> = match self {
+            Self::Tcp(listener) => match listener.into_std() {
+                Ok(listener) => Box::new(move || {
+                    let (socket, peer) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok(tcp(tokio::net::TcpStream::from_std(socket)?, peer))
+                }),
+                Err(_) => return Vec::new(),
+            },
+            Self::Unix(listener) => match listener.into_std() {
+                Ok(listener) => Box::new(move || {
+                    let (socket, _) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok((Socket::Unix(tokio::net::UnixStream::from_std(socket)?), None))
+                }),
+                Err(_) => return Vec::new(),
+            },
+        };
+        let mut rest = Vec::new();
+        loop {
+            match accept() {
+                Ok(connection) => rest.push(connection),
+                // A client that has left by now, or a signal: what is behind it still waits.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return rest,
+            }
+        }
+    }
+}
+
+fn tcp(socket: tokio::net::TcpStream, peer: std::net::SocketAddr) -> (Socket, Option<std::net::SocketAddr>) {
+    // Small answers must not wait for acknowledgements of earlier ones. Where it fails the connection is broken anyway.
+    let _ = socket.set_nodelay(true);
+    (Socket::Tcp(socket), Some(peer))
+}
+
+async fn accept(
+    shard: Rc<Shard>,
+    slot: Rc<ListenerSlot>,
+    listener: Listener,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let spawn = |(socket, peer)| {
+        tokio::task::spawn_local(connection::serve(Rc::clone(&shard), Rc::clone(&slot), socket, peer));
+    };
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(connection) => spawn(connection),
+                Err(error) => {
+                    if shard.may_warn() {
+                        tracing::warn!(%error, "a connection cannot be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            _ = &mut stopped => break,
+        }
+    }
+    listener.rest().into_iter().for_each(spawn);
+}
