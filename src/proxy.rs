@@ -16,6 +16,7 @@ mod resolve;
 mod shard;
 mod snapshot;
 mod socket;
+mod standing;
 mod stream;
 mod tls;
 mod tunnel;
@@ -34,6 +35,7 @@ use self::resolve::{Addresses, Names};
 use self::shard::{Accept, Command, Gauge};
 use self::snapshot::Blueprint;
 use self::socket::Listening;
+use self::standing::Standings;
 use crate::config::{Address, Config, Endpoint, Scheme};
 use crate::diag::Diagnostic;
 use crate::export::access::AccessLog;
@@ -82,6 +84,7 @@ pub struct Services {
 pub struct Shards {
     threads: Vec<Thread>,
     names: Names,
+    standings: Arc<Standings>,
     listeners: Vec<Bound>,
     next_id: u64,
 }
@@ -129,9 +132,10 @@ impl Shards {
     /// # Errors
     /// A thread or its runtime cannot be made.
     pub fn start(threads: NonZeroUsize, services: &Services) -> io::Result<Self> {
-        let start = |index| Thread::start(index, services.clone());
+        let standings = Arc::<Standings>::default();
+        let start = |index| Thread::start(index, services.clone(), Arc::clone(&standings));
         let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { threads, names: Names::default(), listeners: Vec::new(), next_id: 0 })
+        Ok(Self { threads, names: Names::default(), standings, listeners: Vec::new(), next_id: 0 })
     }
 
     /// Reads every file that the configuration names (certificates, keys) and makes TLS settings of them, without
@@ -313,7 +317,7 @@ impl Bound {
 }
 
 impl Thread {
-    fn start(index: usize, services: Services) -> io::Result<Self> {
+    fn start(index: usize, services: Services, standings: Arc<Standings>) -> io::Result<Self> {
         let (inbox, commands) = mpsc::unbounded_channel();
         let gauge = Arc::new(Gauge::default());
         let of_shard = Arc::clone(&gauge);
@@ -329,7 +333,7 @@ impl Thread {
                 }
             };
             let _ = report.send(Ok(()));
-            runtime.block_on(shard::run(index, services, of_shard, commands));
+            runtime.block_on(shard::run(index, services, standings, of_shard, commands));
         })?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
         Ok(Self { inbox, gauge, handle })

@@ -20,6 +20,7 @@ use super::Services;
 use super::connection::{self, ListenerSlot};
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
+use super::standing::Standings;
 use super::stream::Socket;
 use super::upstream::{Endpoint, EndpointKey};
 use crate::export::access::Sink;
@@ -65,6 +66,7 @@ pub(super) struct Gauge {
 pub(super) struct Shard {
     index: usize,
     services: Services,
+    standings: Arc<Standings>,
     sink: Sink,
     random: RefCell<fastrand::Rng>,
     snapshot: RefCell<Rc<Snapshot>>,
@@ -233,6 +235,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn run(
     index: usize,
     services: Services,
+    standings: Arc<Standings>,
     gauge: Arc<Gauge>,
     mut inbox: mpsc::UnboundedReceiver<Command>,
 ) {
@@ -240,7 +243,8 @@ pub(super) async fn run(
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Commit { blueprint, sockets, done } => {
-                let shard = shard.get_or_insert_with(|| Shard::new(index, &services, &gauge, &blueprint));
+                let shard =
+                    shard.get_or_insert_with(|| Shard::new(index, &services, &standings, &gauge, &blueprint));
                 shard.commit(&blueprint, sockets).await;
                 let _ = done.send(());
             }
@@ -268,10 +272,17 @@ async fn drain(shard: Rc<Shard>, done: oneshot::Sender<()>) {
 }
 
 impl Shard {
-    fn new(index: usize, services: &Services, gauge: &Arc<Gauge>, blueprint: &Arc<Blueprint>) -> Rc<Self> {
+    fn new(
+        index: usize,
+        services: &Services,
+        standings: &Arc<Standings>,
+        gauge: &Arc<Gauge>,
+        blueprint: &Arc<Blueprint>,
+    ) -> Rc<Self> {
         let shard = Rc::new(Self {
             index,
             services: services.clone(),
+            standings: Arc::clone(standings),
             sink: services.log.sink(),
             random: RefCell::new(fastrand::Rng::new()),
             snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
@@ -332,6 +343,11 @@ impl Shard {
 
     pub(super) fn services(&self) -> &Services {
         &self.services
+    }
+
+    /// How endpoints stand.
+    pub(super) fn standings(&self) -> &Standings {
+        &self.standings
     }
 
     pub(super) fn sink(&self) -> &Sink {

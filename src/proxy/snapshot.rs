@@ -298,7 +298,10 @@ impl Source {
         let authority = self.upstream.authority();
         let host = HeaderValue::from_str(&authority).ok();
         let key = EndpointKey { target, scheme: self.upstream.scheme, authority, tls: identity };
-        Some(shard.endpoint(key, |key| Endpoint::new(key, &self.upstream.to_string(), host, tls)))
+        Some(shard.endpoint(key, |key| {
+            let standing = shard.standings().of(&key);
+            Endpoint::new(key, &self.upstream.to_string(), host, tls, standing)
+        }))
     }
 
     fn server_name(&self, connector: &UpstreamConnector) -> Option<ServerName<'static>> {

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use super::body::RequestBody;
 use super::failure::{Failure, Kind};
 use super::shard::LocalExecutor;
+use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
 use super::tls::UpstreamConnector;
 use crate::config::Scheme;
@@ -40,6 +42,8 @@ pub(super) struct Endpoint {
     /// The `Host` of this upstream's own.
     host: Option<HeaderValue>,
     tls: Option<(UpstreamConnector, ServerName<'static>)>,
+    /// How it stands, as all shards know.
+    standing: Arc<Standing>,
     /// Requests and tunnels that are under way or wait for a connection: what balancing compares.
     in_flight: Cell<u32>,
     /// HTTP/1.1 connections without a request, the longest idle first.
@@ -185,9 +189,11 @@ impl Endpoint {
         label: &str,
         host: Option<HeaderValue>,
         tls: Option<(UpstreamConnector, ServerName<'static>)>,
+        standing: Arc<Standing>,
     ) -> Self {
         Self {
             key,
+            standing,
             label: label.into(),
             host,
             tls,
@@ -199,6 +205,11 @@ impl Endpoint {
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
         }
+    }
+
+    /// How it stands, as all shards know.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// Requests under way.
@@ -306,7 +317,10 @@ impl Endpoint {
     }
 
     async fn dial(&self, need: Need) -> Result<Connection, Failure> {
-        let failed = |error| Failure::because(Kind::ConnectFailed, error);
+        let failed = |error| {
+            self.standing.refused();
+            Failure::because(Kind::ConnectFailed, error)
+        };
         let socket = match &self.key.target {
             Target::Tcp(address) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;
@@ -315,6 +329,7 @@ impl Endpoint {
             }
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
+        self.standing.connected();
         let plain = Peeked::new(socket);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
@@ -557,7 +572,7 @@ mod tests {
         let endpoint = |&load: &u32| {
             let target = Target::Unix(PathBuf::from("x"));
             let key = EndpointKey { target, scheme: Scheme::Http, authority: String::new(), tls: None };
-            let endpoint = Endpoint::new(key, "x", None, None);
+            let endpoint = Endpoint::new(key, "x", None, None, Arc::default());
             endpoint.in_flight.set(load);
             Rc::new(endpoint)
         };
