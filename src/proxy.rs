@@ -4,12 +4,14 @@
 //! connections: a request never leaves its thread and takes no lock. [`Shards`] is the control thread's handle: it prepares
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
+mod balance;
 mod body;
 mod connection;
 mod cork;
 mod failure;
 mod handler;
 mod head;
+mod pool;
 mod proxy_protocol;
 mod record;
 mod resolve;
