@@ -36,6 +36,8 @@ pub(super) enum Kind {
     ConnectFailed,
     /// No connection was made in time.
     ConnectTimeout,
+    /// There are as many connections to the upstream, and requests that wait for one, as there may be.
+    Overloaded,
     /// The TLS handshake failed.
     TlsFailed,
     /// The upstream closed before its response was there.
@@ -74,9 +76,11 @@ impl Kind {
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::NoUpstream | Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoUpstream
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::Overloaded
+            | Self::TlsFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Closed | Self::Protocol | Self::UnaskedUpgrade | Self::UpgradeRefused => {
                 StatusCode::BAD_GATEWAY
             }
@@ -95,6 +99,7 @@ impl Kind {
             Self::NoUpstream => "no-upstream",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::Overloaded => "overloaded",
             Self::TlsFailed => "tls-failed",
             Self::Closed => "upstream-closed",
             Self::Protocol => "upstream-protocol",
@@ -115,6 +120,7 @@ impl Kind {
             Self::NoUpstream => "the version has no upstream with a known address",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
             Self::ConnectTimeout => "no connection to the version's upstream could be made in time",
+            Self::Overloaded => "the version's upstream has as many requests as it may have",
             Self::TlsFailed => "the TLS handshake with the version's upstream failed",
             Self::Closed => "the version's upstream closed the connection before it had answered",
             Self::Protocol => "the version's upstream sent something that is not an HTTP response",

@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::ServerName;
 
 use super::Services;
+use super::budget::Budget;
 use super::resolve::Addresses;
 use super::shard::Shard;
 use super::tls::UpstreamConnector;
@@ -55,6 +56,8 @@ pub(super) struct WorkerState {
     pub(super) series: Arc<WorkerSeries>,
     /// Counts requests that reached no version.
     pub(super) unversioned: Arc<VersionSeries>,
+    /// For sending requests again; it goes on over reloads.
+    pub(super) budget: Rc<Budget>,
     /// `upstream_host` where it is a name.
     pub(super) host: Option<HeaderValue>,
 }
@@ -116,6 +119,7 @@ impl WorkerState {
             versions: deployed.map(build).collect(),
             series: registry.worker(shard.index(), name),
             unversioned: registry.unversioned(shard.index(), Some(name)),
+            budget: shard.budget(name),
             host: match &worker.upstream_host {
                 UpstreamHost::Name(name) => Some(text(name)),
                 UpstreamHost::Preserve | UpstreamHost::Upstream => None,
