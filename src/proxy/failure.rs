@@ -32,6 +32,8 @@ pub(super) enum Kind {
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
+    /// The health checks say that all of the version's upstreams are down.
+    NoHealthyUpstream,
     /// No connection could be made.
     ConnectFailed,
     /// No connection was made in time.
@@ -74,9 +76,11 @@ impl Kind {
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::NoUpstream | Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoUpstream
+            | Self::NoHealthyUpstream
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::TlsFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Closed | Self::Protocol | Self::UnaskedUpgrade | Self::UpgradeRefused => {
                 StatusCode::BAD_GATEWAY
             }
@@ -93,6 +97,7 @@ impl Kind {
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
             Self::NoUpstream => "no-upstream",
+            Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
             Self::TlsFailed => "tls-failed",
@@ -113,6 +118,7 @@ impl Kind {
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
             Self::NoUpstream => "the version has no upstream with a known address",
+            Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
             Self::ConnectTimeout => "no connection to the version's upstream could be made in time",
             Self::TlsFailed => "the TLS handshake with the version's upstream failed",

@@ -32,7 +32,7 @@ use super::shard::LocalExecutor;
 use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
 use super::tls::UpstreamConnector;
-use crate::config::Scheme;
+use crate::config::{HealthCheck, Scheme};
 
 /// One place where requests of a version can go, as one shard knows it.
 pub(super) struct Endpoint {
@@ -69,6 +69,8 @@ pub(super) struct EndpointKey {
     pub(super) authority: String,
     /// The identity of the TLS settings and the name that is verified.
     pub(super) tls: Option<(u64, String)>,
+    /// How it is asked whether it is well: those who ask differently may be told differently, and so share nothing.
+    pub(super) check: Option<Arc<HealthCheck>>,
 }
 
 /// A resolved place.
@@ -317,8 +319,8 @@ impl Endpoint {
     }
 
     async fn dial(&self, need: Need) -> Result<Connection, Failure> {
-        let failed = |error| {
-            self.standing.refused();
+        let failed = |error: std::io::Error| {
+            self.standing.refused(&error);
             Failure::because(Kind::ConnectFailed, error)
         };
         let socket = match &self.key.target {
@@ -571,7 +573,8 @@ mod tests {
     fn endpoints(loads: &[u32]) -> Vec<Rc<Endpoint>> {
         let endpoint = |&load: &u32| {
             let target = Target::Unix(PathBuf::from("x"));
-            let key = EndpointKey { target, scheme: Scheme::Http, authority: String::new(), tls: None };
+            let (scheme, authority) = (Scheme::Http, String::new());
+            let key = EndpointKey { target, scheme, authority, tls: None, check: None };
             let endpoint = Endpoint::new(key, "x", None, None, Arc::default());
             endpoint.in_flight.set(load);
             Rc::new(endpoint)
