@@ -4,6 +4,7 @@
 //! connections: a request never leaves its thread and takes no lock. [`Shards`] is the control thread's handle: it prepares
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
+mod balance;
 mod body;
 mod connection;
 mod cork;
@@ -11,6 +12,7 @@ mod failure;
 mod handler;
 mod head;
 mod health;
+mod pool;
 mod probe;
 mod proxy_protocol;
 mod record;

@@ -18,6 +18,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::balance;
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
@@ -26,7 +27,7 @@ use super::record::{self, Line, Meter};
 use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
-use super::upstream::{self, Endpoint, Lease, Need};
+use super::upstream::{Endpoint, Lease, Need};
 use crate::config::{self, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::{Head, KEY_HEADER, Lines};
@@ -173,7 +174,10 @@ impl Exchange {
     fn endpoint(&mut self) -> Result<(Rc<Endpoint>, Timeouts), Failure> {
         let draw = self.meter.client.shard.draw();
         let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
-        let endpoint = upstream::choose(&version.backends.endpoints(), draw).ok_or(Kind::NoUpstream)?;
+        if version.backends.fail_checks() {
+            return Err(Kind::NoHealthyUpstream.into());
+        }
+        let endpoint = balance::choose(&version.backends.endpoints(), draw).ok_or(Kind::NoUpstream)?;
         let timeouts = *worker.timeouts();
         if let Some(line) = &mut self.meter.line {
             line.upstream = Some(Rc::clone(&endpoint.label));

@@ -366,7 +366,7 @@ mod tests {
         assert_eq!(said(b"\0\0\0\0\x02\x08\x02"), Some(2));
         assert_eq!(said(b"\0\0\0\0\0"), Some(0));
         // A varint, 8 bytes, a string and 4 bytes before it.
-        let more = b"\0\0\0\0\x18\x10\x96\x01\x19abcdefgh\x22\x02hi\x2dwxyz\x08\x01";
+        let more = b"\0\0\0\0\x17\x10\x96\x01\x19abcdefgh\x22\x02hi\x2dwxyz\x08\x01";
         assert_eq!(said(more), Some(1));
     }
 

@@ -260,6 +260,12 @@ impl Backends {
         self.endpoints().iter().all(|endpoint| endpoint.standing().is_down())
     }
 
+    /// Whether the health checks say that all of them are down: then no request is sent to any.
+    pub(super) fn fail_checks(&self) -> bool {
+        let endpoints = self.endpoints();
+        !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.standing().fails_checks())
+    }
+
     fn refresh(&self) {
         let Some(shard) = self.shard.upgrade() else { return };
         let mut endpoints = Vec::new();
