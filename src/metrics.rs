@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use series::{VersionSeries, WorkerSeries};
+pub use series::{Retry, VersionSeries, WorkerSeries};
 
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::share::Share;

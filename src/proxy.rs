@@ -4,10 +4,14 @@
 //! connections: a request never leaves its thread and takes no lock. [`Shards`] is the control thread's handle: it prepares
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
+mod attempt;
 mod balance;
 mod body;
+mod budget;
+mod caps;
 mod connection;
 mod cork;
+mod ejection;
 mod failure;
 mod handler;
 mod head;
@@ -26,6 +30,7 @@ mod stream;
 mod tls;
 mod tunnel;
 mod upstream;
+mod wire;
 
 use std::collections::HashMap;
 use std::io;
@@ -36,6 +41,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::ejection::Timing;
 pub use self::health::{
     EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
 };
@@ -146,7 +152,15 @@ impl Shards {
     /// # Errors
     /// A thread or its runtime cannot be made.
     pub fn start(threads: NonZeroUsize, services: &Services) -> io::Result<Self> {
-        let standings = Arc::<Standings>::default();
+        Self::start_with(threads, services, Timing::default())
+    }
+
+    /// The same, with times of its own for upstreams that fail: for tests, which cannot wait so long.
+    ///
+    /// # Errors
+    /// A thread or its runtime cannot be made.
+    pub fn start_with(threads: NonZeroUsize, services: &Services, timing: Timing) -> io::Result<Self> {
+        let standings = Arc::new(Standings::new(timing));
         let start = |index| Thread::start(index, services.clone(), Arc::clone(&standings));
         let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
         Ok(Self {

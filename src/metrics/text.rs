@@ -6,7 +6,7 @@ use crate::model::decision::Reason;
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
-use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, VersionSeries};
+use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
 use super::{ByShard, Checks, Gauges, Recorders};
 
 /// All families, always in the same order.
@@ -16,6 +16,7 @@ pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges, 
     page.requests(recorders);
     page.durations(recorders);
     page.misses(recorders);
+    page.retries(recorders);
     page.overrides(recorders);
     page.process(reloads, gauges);
     page.shares(gauges);
@@ -115,6 +116,32 @@ impl Page {
                 let labels = [&of[..], &[("rescued", rescued)]].concat();
                 self.counted(NAME, &labels, sum(shards, |series| &series.misses[at]));
             }
+        }
+    }
+
+    fn retries(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_upstream_retries_total";
+        self.family(
+            NAME,
+            "counter",
+            "Requests whose first attempt failed in a way that allows a second, and what came of that.",
+        );
+        for ((worker, version), shards) in &recorders.versions {
+            let of = labels(worker.as_ref(), version.as_ref());
+            for (at, result) in RETRIES.into_iter().enumerate() {
+                let labels = [&of[..], &[("result", result)]].concat();
+                self.counted(NAME, &labels, sum(shards, |series| &series.retries[at]));
+            }
+        }
+        const SHED: &str = "gradual_upstream_shed_total";
+        self.family(
+            SHED,
+            "counter",
+            "Requests refused because their upstream has as many connections and waiting requests as it may have.",
+        );
+        for ((worker, version), shards) in &recorders.versions {
+            let of = labels(worker.as_ref(), version.as_ref());
+            self.counted(SHED, &of, sum(shards, |series| &series.shed));
         }
     }
 

@@ -38,6 +38,8 @@ pub(super) enum Kind {
     ConnectFailed,
     /// No connection was made in time.
     ConnectTimeout,
+    /// There are as many connections to the upstream, and requests that wait for one, as there may be.
+    Overloaded,
     /// The TLS handshake failed.
     TlsFailed,
     /// The upstream closed before its response was there.
@@ -80,6 +82,7 @@ impl Kind {
             | Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
+            | Self::Overloaded
             | Self::TlsFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Closed | Self::Protocol | Self::UnaskedUpgrade | Self::UpgradeRefused => {
                 StatusCode::BAD_GATEWAY
@@ -100,6 +103,7 @@ impl Kind {
             Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::Overloaded => "overloaded",
             Self::TlsFailed => "tls-failed",
             Self::Closed => "upstream-closed",
             Self::Protocol => "upstream-protocol",
@@ -121,6 +125,7 @@ impl Kind {
             Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
             Self::ConnectTimeout => "no connection to the version's upstream could be made in time",
+            Self::Overloaded => "the version's upstream has as many requests as it may have",
             Self::TlsFailed => "the TLS handshake with the version's upstream failed",
             Self::Closed => "the version's upstream closed the connection before it had answered",
             Self::Protocol => "the version's upstream sent something that is not an HTTP response",

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::Services;
+use super::budget::Budget;
 use super::connection::{self, ListenerSlot};
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
@@ -24,6 +25,7 @@ use super::standing::Standings;
 use super::stream::Socket;
 use super::upstream::{Endpoint, EndpointKey};
 use crate::export::access::Sink;
+use crate::model::name::WorkerName;
 
 /// Runs futures on the shard's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +74,8 @@ pub(super) struct Shard {
     snapshot: RefCell<Rc<Snapshot>>,
     /// Every endpoint in use, so that a reload keeps the connections of those that it does not change.
     endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
+    /// Every worker's budget for sending requests again.
+    budgets: RefCell<HashMap<WorkerName, Weak<Budget>>>,
     accepting: RefCell<HashMap<u64, Accepting>>,
     gauge: Arc<Gauge>,
     drain: Drain,
@@ -287,6 +291,7 @@ impl Shard {
             random: RefCell::new(fastrand::Rng::new()),
             snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
             endpoints: RefCell::default(),
+            budgets: RefCell::default(),
             accepting: RefCell::default(),
             gauge: Arc::clone(gauge),
             drain: Drain::default(),
@@ -316,6 +321,7 @@ impl Shard {
             accepting.end().await;
         }
         self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.strong_count() > 0);
+        self.budgets.borrow_mut().retain(|_, budget| budget.strong_count() > 0);
     }
 
     fn accept(
@@ -377,6 +383,17 @@ impl Shard {
         let endpoint = Rc::new(make(key.clone()));
         endpoints.insert(key, Rc::downgrade(&endpoint));
         endpoint
+    }
+
+    /// A worker's budget for sending requests again: the one that there is, or a new one.
+    pub(super) fn budget(&self, worker: &WorkerName) -> Rc<Budget> {
+        let mut budgets = self.budgets.borrow_mut();
+        if let Some(budget) = budgets.get(worker).and_then(Weak::upgrade) {
+            return budget;
+        }
+        let budget = Rc::new(Budget::new(Instant::now()));
+        budgets.insert(worker.clone(), Rc::downgrade(&budget));
+        budget
     }
 
     /// Counts a connection for as long as the guard lives.

@@ -9,6 +9,7 @@ use http::HeaderValue;
 use rustls::ServerConfig;
 
 use super::Services;
+use super::budget::Budget;
 use super::resolve::Addresses;
 use super::shard::Shard;
 use super::source::{Source, Spot};
@@ -54,6 +55,8 @@ pub(super) struct WorkerState {
     pub(super) series: Arc<WorkerSeries>,
     /// Counts requests that reached no version.
     pub(super) unversioned: Arc<VersionSeries>,
+    /// For sending requests again; it goes on over reloads.
+    pub(super) budget: Rc<Budget>,
     /// `upstream_host` where it is a name.
     pub(super) host: Option<HeaderValue>,
 }
@@ -119,6 +122,7 @@ impl WorkerState {
             versions: deployed(worker).map(build).collect(),
             series: registry.worker(shard.index(), name),
             unversioned: registry.unversioned(shard.index(), Some(name)),
+            budget: shard.budget(name),
             host: match &worker.upstream_host {
                 UpstreamHost::Name(name) => Some(text(name)),
                 UpstreamHost::Preserve | UpstreamHost::Upstream => None,
@@ -258,12 +262,6 @@ impl Backends {
     /// address.
     pub(super) fn are_down(&self) -> bool {
         self.endpoints().iter().all(|endpoint| endpoint.standing().is_down())
-    }
-
-    /// Whether the health checks say that all of them are down: then no request is sent to any.
-    pub(super) fn fail_checks(&self) -> bool {
-        let endpoints = self.endpoints();
-        !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.standing().fails_checks())
     }
 
     fn refresh(&self) {

@@ -8,13 +8,18 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use super::caps::Caps;
+use super::ejection::{Ejection, Fitness, Timing};
 use super::upstream::EndpointKey;
 
 /// The standings of all endpoints in use. Locked only when endpoints are made, never by a request on a known one.
 #[derive(Debug, Default)]
-pub(super) struct Standings(Mutex<HashMap<EndpointKey, Weak<Standing>>>);
+pub(super) struct Standings {
+    timing: Timing,
+    all: Mutex<HashMap<EndpointKey, Weak<Standing>>>,
+}
 
 /// How one endpoint stands. Two shards' endpoints of one key share it.
 #[derive(Debug, Default)]
@@ -25,6 +30,10 @@ pub(super) struct Standing {
     failed_checks: AtomicBool,
     /// The last health check. Never looked at by a request.
     last_check: Mutex<Option<LastCheck>>,
+    /// Whether real requests find it well.
+    pub(super) ejection: Ejection,
+    /// How many connections there are to it, and how many requests wait for one.
+    pub(super) caps: Caps,
 }
 
 /// What came of a health check.
@@ -37,22 +46,45 @@ pub struct LastCheck {
 }
 
 impl Standings {
+    pub(super) fn new(timing: Timing) -> Self {
+        Self { timing, all: Mutex::default() }
+    }
+
     /// The standing of a key: the one that there is, or a new one of which nothing bad is known.
     pub(super) fn of(&self, key: &EndpointKey) -> Arc<Standing> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(standing) = all.get(key).and_then(Weak::upgrade) {
             return standing;
         }
         // Those that nobody uses any more leave with the arrival of a new one.
         all.retain(|_, standing| standing.strong_count() > 0);
-        let standing = Arc::new(Standing::default());
+        let standing = Arc::new(Standing { ejection: Ejection::new(self.timing), ..Standing::default() });
         all.insert(key.clone(), Arc::downgrade(&standing));
         standing
     }
 
     /// The standing of a key, if there is one.
     pub(super) fn get(&self, key: &EndpointKey) -> Option<Arc<Standing>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).and_then(Weak::upgrade)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).get(key).and_then(Weak::upgrade)
+    }
+}
+
+// What real requests say: ejection, and coming back.
+impl Standing {
+    /// Whether it can be given its full part of the requests, as far as anybody knows.
+    pub(super) fn is_settled(&self) -> bool {
+        self.ejection.is_settled() && !self.fails_checks()
+    }
+
+    /// What it can be given now.
+    pub(super) fn fitness(&self, now: Instant) -> Fitness {
+        // Whether nobody listens there is not asked: that is what its one request finds out.
+        if self.fails_checks() { Fitness::Out } else { self.ejection.fitness(now) }
+    }
+
+    /// Whether it is ejected, though the health checks have nothing against it.
+    pub(super) fn is_only_ejected(&self) -> bool {
+        self.ejection.is_ejected() && !self.fails_checks()
     }
 }
 
@@ -81,9 +113,12 @@ impl Standing {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// What the health checks say from now on.
+    /// What the health checks say from now on. An endpoint that comes back gets its requests bit by bit.
     pub(super) fn judge(&self, is_well: bool) {
-        self.failed_checks.store(!is_well, Ordering::Relaxed);
+        let was_down = self.failed_checks.swap(!is_well, Ordering::Relaxed);
+        if was_down && is_well {
+            self.ejection.came_back(Instant::now());
+        }
     }
 
     /// Notes a health check, whatever it means for the verdict.

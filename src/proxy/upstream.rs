@@ -7,28 +7,30 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use http::{HeaderValue, Method, Request};
+use http_body::Body;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
+use super::caps::Slot;
 use super::failure::{Failure, Kind};
-use super::pool::{Codec, IdleState, Pool, Single, drive, until_the_end};
+use super::pool::{Codec, IdleState, Pool, Sent, Single, drive, until_the_end};
 use super::shard::LocalExecutor;
 use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
 use super::tls::UpstreamConnector;
+use super::wire::Unanswered;
 use crate::config::{HealthCheck, Scheme};
 
 /// One place where requests of a version can go, as one shard knows it.
@@ -117,6 +119,52 @@ pub(super) enum Need {
     Tunnel,
 }
 
+/// How a request asks for a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asks {
+    pub(super) need: Need,
+    /// Not one that was idle.
+    pub(super) fresh: bool,
+    /// Whether the request can be sent only once, so that its connection must be as sure as can be.
+    pub(super) once: bool,
+    /// How long it may take.
+    pub(super) patience: Duration,
+    pub(super) bounds: Bounds,
+}
+
+/// What there may be at most to one endpoint, over all shards.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) connections: usize,
+    /// Requests that wait for one.
+    pub(super) pending: usize,
+}
+
+/// What a request that waited gets.
+enum Room {
+    /// The right to make a connection.
+    New(Slot),
+    /// One that was given back.
+    Kept(IdleState),
+    Shared(Connection),
+}
+
+/// Counts a request among those that wait.
+struct Waiting<'a>(&'a Pool);
+
+impl<'a> Waiting<'a> {
+    fn of(pool: &'a Pool) -> Self {
+        pool.waiting.set(pool.waiting.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
+    }
+}
+
 impl Endpoint {
     pub(super) fn new(
         key: EndpointKey,
@@ -127,12 +175,12 @@ impl Endpoint {
     ) -> Self {
         Self {
             key,
+            pool: Rc::new(Pool::new(Arc::clone(&standing))),
             standing,
             label: label.into(),
             host,
             tls,
             in_flight: Cell::new(0),
-            pool: Rc::default(),
             multiplexed: RefCell::default(),
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
@@ -151,7 +199,7 @@ impl Endpoint {
     }
 
     /// How it stands, as all shards know.
-    pub(super) fn standing(&self) -> &Standing {
+    pub(super) fn standing(&self) -> &Arc<Standing> {
         &self.standing
     }
 
@@ -160,17 +208,13 @@ impl Endpoint {
         self.in_flight.get()
     }
 
-    /// A connection to send one request on, kept or made within `patience`. `fresh`: not one that was idle.
-    pub(super) async fn lease(
-        self: &Rc<Self>,
-        need: Need,
-        fresh: bool,
-        patience: Duration,
-    ) -> Result<Lease, Failure> {
+    /// A connection to send one request on, kept or made.
+    pub(super) async fn lease(self: &Rc<Self>, asks: Asks) -> Result<Lease, Failure> {
         let place = Place::take(self);
-        if !fresh
-            && need == Need::Request
-            && let Some(idle) = self.pool.take()
+        if !asks.fresh
+            && asks.need == Need::Request
+            && self.pool.waiting.get() == 0
+            && let Some(idle) = self.pool.take(asks.once)
         {
             let single = match idle {
                 IdleState::Awake(single) => single,
@@ -178,31 +222,100 @@ impl Endpoint {
             };
             return Ok(Lease { place, connection: Connection::Single(single), reused: true });
         }
-        let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
-        let (connection, reused) = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
+        let (connection, reused) = Box::pin(self.connect(asks)).await?;
         Ok(Lease { place, connection, reused })
     }
 
     /// A connection, and whether there was one already.
-    async fn connect(&self, need: Need) -> Result<(Connection, bool), Failure> {
-        let multiplexed = match (self.key.scheme, need) {
+    async fn connect(&self, asks: Asks) -> Result<(Connection, bool), Failure> {
+        let due = tokio::time::Instant::now() + asks.patience;
+        let multiplexed = match (self.key.scheme, asks.need) {
             (Scheme::Http, _) | (Scheme::Https, Need::Tunnel) => false,
             (Scheme::H2c, _) => true,
             (Scheme::Https, Need::Request) => self.chose_http2.get().unwrap_or(true),
         };
         if !multiplexed {
-            return Ok((self.dial(need).await?, false));
+            return self.make(asks, due).await;
         }
         if let Some(shared) = self.share() {
             return Ok((shared, true));
         }
-        let permit = self.dialing.acquire().await;
-        let _permit = permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))?;
+        let _permit = self.turn(asks, due).await?;
         // Whoever dialed before may have made one that has room, or found that the upstream speaks HTTP/1.1.
         match self.share() {
             Some(shared) => Ok((shared, true)),
-            None => Ok((self.dial(need).await?, false)),
+            None => self.make(asks, due).await,
         }
+    }
+
+    /// The turn to make an HTTP/2 connection.
+    async fn turn(&self, asks: Asks, due: tokio::time::Instant) -> Result<SemaphorePermit<'_>, Failure> {
+        if let Ok(permit) = self.dialing.try_acquire() {
+            return Ok(permit);
+        }
+        let _pending = self.standing.caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let permit = tokio::time::timeout_at(due, self.dialing.acquire()).await;
+        let permit = permit.map_err(|_| Failure::new(Kind::ConnectTimeout))?;
+        permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))
+    }
+
+    /// A new connection as soon as there may be one more, or one that was given back meanwhile.
+    async fn make(&self, asks: Asks, due: tokio::time::Instant) -> Result<(Connection, bool), Failure> {
+        // Whoever waits already comes first.
+        let nobody_waits = self.standing.caps.pending() == 0;
+        let slot = nobody_waits.then(|| Slot::take(&self.standing, asks.bounds.connections)).flatten();
+        let slot = match slot {
+            Some(slot) => slot,
+            None => match Box::pin(self.room(asks, due)).await? {
+                Room::New(slot) => slot,
+                Room::Kept(IdleState::Awake(single)) => return Ok((Connection::Single(single), true)),
+                Room::Kept(IdleState::Asleep(stream)) => {
+                    let single = Single::speak(stream, &self.label).await?;
+                    return Ok((Connection::Single(single), true));
+                }
+                Room::Shared(shared) => return Ok((shared, true)),
+            },
+        };
+        let dialed = tokio::time::timeout_at(due, self.dial(asks.need, slot)).await;
+        let connection = dialed.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
+        Ok((connection, false))
+    }
+
+    /// Waits until there is room, for no longer than a connection may take.
+    async fn room(&self, asks: Asks, due: tokio::time::Instant) -> Result<Room, Failure> {
+        let caps = &self.standing.caps;
+        let _pending = caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let others = self.pool.waiting.get() > 0;
+        let _waiting = Waiting::of(&self.pool);
+        let mut look = !others;
+        loop {
+            let (mut freed, mut given_back) =
+                (pin!(caps.freed.notified()), pin!(self.pool.given_back.notified()));
+            // From here on nothing is missed.
+            freed.as_mut().enable();
+            given_back.as_mut().enable();
+            if let Some(room) = look.then(|| self.look_for_room(asks)).flatten() {
+                return Ok(room);
+            }
+            tokio::select! {
+                () = freed => {}
+                () = given_back => {}
+                () = tokio::time::sleep_until(due) => return Err(Kind::Overloaded.into()),
+            }
+            look = true;
+        }
+    }
+
+    fn look_for_room(&self, asks: Asks) -> Option<Room> {
+        if asks.need == Need::Request {
+            if let Some(idle) = self.pool.take(true) {
+                return Some(Room::Kept(idle));
+            }
+            if let Some(shared) = self.share() {
+                return Some(Room::Shared(shared));
+            }
+        }
+        Slot::take(&self.standing, asks.bounds.connections).map(Room::New)
     }
 
     /// A place on an HTTP/2 connection that has one.
@@ -215,7 +328,7 @@ impl Endpoint {
         connections.iter().find(free).map(Connection::shared)
     }
 
-    async fn dial(&self, need: Need) -> Result<Connection, Failure> {
+    async fn dial(&self, need: Need, slot: Slot) -> Result<Connection, Failure> {
         let failed = |error: std::io::Error| {
             self.standing.refused(&error);
             Failure::because(Kind::ConnectFailed, error)
@@ -229,7 +342,7 @@ impl Endpoint {
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
         self.standing.connected();
-        let plain = Peeked::new(socket);
+        let plain = Peeked::counted(socket, slot);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
             return self.speak(Stream::Plain(plain), http2, need).await;
@@ -299,6 +412,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+        if self.0.pool.waiting.get() > 0 {
+            self.0.pool.given_back.notify_one();
+        }
     }
 }
 
@@ -357,14 +473,37 @@ impl Lease {
 
     /// Sends a request; the future waits for the response's head. The error has the request back where nothing of it was
     /// sent.
-    pub(super) fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+    pub(super) fn send(&mut self, request: Request<RequestBody>) -> impl Future<Output = Sent> + use<> {
         match &mut self.connection {
-            Connection::Single(single) => Either::Left(single.sender.try_send_request(request)),
+            Connection::Single(single) => Either::Left(single.send(request)),
             Connection::Shared(stream) => Either::Right(stream.sender.try_send_request(request)),
         }
+    }
+
+    /// A copy of a request that may have to be sent again: over HTTP/2, where the codec lets nobody see what it writes.
+    pub(super) fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+        let whole = request.body().is_end_stream() && request.method() != Method::CONNECT;
+        if !self.is_http2() || !whole {
+            return None;
+        }
+        let mut copy = Request::new(RequestBody::EMPTY);
+        copy.method_mut().clone_from(request.method());
+        copy.uri_mut().clone_from(request.uri());
+        copy.headers_mut().clone_from(request.headers());
+        Some(copy)
+    }
+
+    /// The request that was sent last, where it can be sent again as it was: it is whole, and nothing of an answer came.
+    pub(super) fn unanswered(&self) -> Option<Unanswered> {
+        match &self.connection {
+            Connection::Single(single) => single.unanswered(),
+            Connection::Shared(_) => None,
+        }
+    }
+
+    /// The connection was a kept one, and the upstream has closed it under a request.
+    pub(super) fn was_stale(&self) {
+        self.place.0.pool.be_wary();
     }
 
     /// Keeps the connection for another request.

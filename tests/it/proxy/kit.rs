@@ -16,8 +16,8 @@ use bytes::Bytes;
 use gradual::config::{AccessTarget, Address, Config};
 use gradual::diag::Diagnostic;
 use gradual::export::access::AccessLog;
-use gradual::metrics::Registry;
-use gradual::proxy::{Services, Shards};
+use gradual::metrics::{Gauges, Registry};
+use gradual::proxy::{Services, Shards, Timing};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::BoxBody;
@@ -71,6 +71,7 @@ pub(crate) fn upstreams(scheme: &str, addresses: &[SocketAddr]) -> String {
 pub(crate) struct Proxy {
     pub(crate) shards: Shards,
     pub(crate) folder: TempDir,
+    registry: Arc<Registry>,
 }
 
 impl Proxy {
@@ -81,11 +82,28 @@ impl Proxy {
 
     /// So many threads; relative paths are relative to the folder.
     pub(crate) async fn start_in(folder: TempDir, threads: usize, text: &str) -> Self {
-        let mut proxy = Self { shards: shards(threads), folder };
+        Self::begin(Timing::default(), folder, threads, text).await
+    }
+
+    /// One thread, with times of its own for upstreams that fail.
+    pub(crate) async fn start_with(timing: Timing, text: &str) -> Self {
+        Self::begin(timing, tempfile::tempdir().unwrap(), 1, text).await
+    }
+
+    async fn begin(timing: Timing, folder: TempDir, threads: usize, text: &str) -> Self {
+        let (shards, registry) = shards_with(timing, threads);
+        let mut proxy = Self { shards, folder, registry };
         if let Err(problems) = proxy.reload(text).await {
             panic!("no start: {problems:?}");
         }
         proxy
+    }
+
+    /// The sample of `/metrics` whose name and labels begin like this; 0 where there is none.
+    pub(crate) fn counted(&self, series: &str) -> u64 {
+        let text = self.registry.render(&Gauges::default());
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 
     /// Prepares a file and, if that is well, commits it.
@@ -114,10 +132,16 @@ impl Proxy {
 
 /// Threads that serve nothing yet.
 pub(crate) fn shards(threads: usize) -> Shards {
+    shards_with(Timing::default(), threads).0
+}
+
+/// The same, with times of their own for upstreams that fail, and where they count.
+fn shards_with(timing: Timing, threads: usize) -> (Shards, Arc<Registry>) {
     let threads = NonZeroUsize::new(threads).unwrap();
     let registry = Arc::new(Registry::default());
     let log = AccessLog::open(&AccessTarget::Off).unwrap();
-    Shards::start(threads, &Services { registry, log }).unwrap()
+    let services = Services { registry: Arc::clone(&registry), log };
+    (Shards::start_with(threads, &services, timing).unwrap(), registry)
 }
 
 pub(crate) fn parse(text: &str, folder: &Path) -> Config {
