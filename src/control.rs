@@ -5,6 +5,7 @@
 pub mod admin;
 mod changes;
 mod clock;
+mod health;
 pub mod reload;
 mod signals;
 pub mod status;
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{AccessTarget, Address, Config};
 use crate::control::admin::Admin;
+use crate::control::health::HealthChecks;
 use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
 pub(crate) use crate::control::reload::{check_log, failure};
 use crate::control::signals::Signals;
@@ -157,6 +159,7 @@ async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
         registry: Arc::clone(&registry),
         log: log.clone(),
         load: shards.meter(),
+        health: shards.health(),
     }));
     status.read(&source);
     let admin = Admin::new(Arc::clone(&status), inbox);
@@ -175,6 +178,8 @@ async fn start(options: &Options, inbox: Inbox) -> Result<Reloader, Report> {
 /// Reloads until the process is asked to stop, then drains. Returns how many connections were cut.
 async fn serve(mut reloader: Reloader, mut requests: Requests) -> u64 {
     let status = Arc::clone(&reloader.status);
+    // Until the end: what drains is still served by upstreams that are well.
+    let _checks = HealthChecks::start(&reloader.shards.health(), &reloader.registry);
     loop {
         tokio::select! {
             biased;

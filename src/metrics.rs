@@ -21,7 +21,11 @@ use crate::model::share::Share;
 pub struct Registry {
     recorders: Mutex<Recorders>,
     reloads: [AtomicU64; 2],
+    checks: Mutex<Checks>,
 }
+
+/// Health checks of each upstream: those that failed, those that did not.
+type Checks = BTreeMap<(WorkerName, VersionId, String), [u64; 2]>;
 
 /// The recorders of all shards, in the order in which they are written out.
 #[derive(Debug, Default)]
@@ -39,6 +43,8 @@ pub struct Gauges {
     pub generation: u64,
     /// Each active deployment's shares.
     pub shares: Vec<(WorkerName, VersionId, Share)>,
+    /// Every version in use, and whether any of its upstreams is healthy.
+    pub versions: Vec<(WorkerName, VersionId, bool)>,
     /// Every upstream in use, and whether it is healthy (true until known otherwise).
     pub upstreams: Vec<(WorkerName, VersionId, String, bool)>,
     /// Access log lines that were dropped because the log could not keep up.
@@ -76,11 +82,19 @@ impl Registry {
         self.reloads[usize::from(succeeded)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a health check of an upstream. Not for the data plane: it takes a lock.
+    pub fn checked(&self, worker: &WorkerName, version: &VersionId, upstream: &str, succeeded: bool) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = (worker.clone(), version.clone(), upstream.to_owned());
+        checks.entry(labels).or_default()[usize::from(succeeded)] += 1;
+    }
+
     /// Everything in the Prometheus text format, version 0.0.4. Series that never counted anything are left out; of the
     /// gauges none is. The same state gives the same text.
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
-        text::render(&self.lock(), reloads, gauges)
+        let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        text::render(&self.lock(), reloads, gauges, &checks)
     }
 
     /// A panic of another holder leaves maps that are still whole: they are only ever added to.
@@ -110,6 +124,7 @@ mod tests {
         Gauges {
             generation: 3,
             shares: vec![(worker(), version("v2"), half), (worker(), version("v1"), rest)],
+            versions: vec![(worker(), version("v1"), true), (worker(), version("v2"), false)],
             upstreams: vec![
                 (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
                 (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
@@ -137,6 +152,11 @@ mod tests {
         registry.unversioned(1, None).request(None, 404, Duration::ZERO);
         registry.worker(0, &worker()).overridden(None);
         registry.worker(1, &worker()).overridden(Some(OverrideProblem::NotInDeployment));
+        let failover = registry.version(1, &worker(), &version("v1"));
+        failover.request(Some(Reason::Failover), 200, Duration::from_micros(900));
+        for succeeded in [true, false, true] {
+            registry.checked(&worker(), &version("v1"), "http://127.0.0.1:3001", succeeded);
+        }
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);

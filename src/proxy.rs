@@ -15,13 +15,16 @@ mod ejection;
 mod failure;
 mod handler;
 mod head;
+mod health;
 mod pool;
+mod probe;
 mod proxy_protocol;
 mod record;
 mod resolve;
 mod shard;
 mod snapshot;
 mod socket;
+mod source;
 mod standing;
 mod stream;
 mod tls;
@@ -36,9 +39,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::ejection::Timing;
+pub use self::health::{
+    EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
+};
+pub use self::probe::ProbeError;
+pub use self::standing::LastCheck;
+
+use self::health::Roster;
 use self::resolve::{Addresses, Names};
 use self::shard::{Accept, Command, Gauge};
 use self::snapshot::Blueprint;
@@ -93,6 +103,8 @@ pub struct Shards {
     threads: Vec<Thread>,
     names: Names,
     standings: Arc<Standings>,
+    /// What serves, for those who check upstreams.
+    roster: watch::Sender<Arc<Roster>>,
     listeners: Vec<Bound>,
     next_id: u64,
 }
@@ -151,7 +163,14 @@ impl Shards {
         let standings = Arc::new(Standings::new(timing));
         let start = |index| Thread::start(index, services.clone(), Arc::clone(&standings));
         let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { threads, names: Names::default(), standings, listeners: Vec::new(), next_id: 0 })
+        Ok(Self {
+            threads,
+            names: Names::default(),
+            standings,
+            roster: watch::Sender::default(),
+            listeners: Vec::new(),
+            next_id: 0,
+        })
     }
 
     /// Reads every file that the configuration names (certificates, keys) and makes TLS settings of them, without
@@ -212,6 +231,7 @@ impl Shards {
             // A shard that is gone has nothing to serve; its end was logged by the thread.
             let _ = acknowledge.await;
         }
+        self.roster.send_replace(Arc::new(Roster::of(&blueprint, &self.standings)));
         let gone = self.listeners.iter().filter(|old| !listeners.iter().any(|new| new.id == old.id));
         gone.for_each(Bound::remove_file);
         self.listeners = listeners;
@@ -235,6 +255,11 @@ impl Shards {
     /// What tells what is going on, for those who cannot wait for whoever holds the shards.
     pub fn meter(&self) -> LoadMeter {
         LoadMeter { gauges: self.threads.iter().map(|thread| Arc::clone(&thread.gauge)).collect() }
+    }
+
+    /// What tells how upstreams stand, for those who cannot wait for whoever holds the shards.
+    pub fn health(&self) -> HealthMeter {
+        HealthMeter::new(&self.roster)
     }
 
     /// Stops accepting, lets what is in flight finish, cuts the rest when `timeout` has passed, and ends the threads.

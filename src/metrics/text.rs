@@ -7,10 +7,10 @@ use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
 use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
-use super::{ByShard, Gauges, Recorders};
+use super::{ByShard, Checks, Gauges, Recorders};
 
 /// All families, always in the same order.
-pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) -> String {
+pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges, checks: &Checks) -> String {
     let mut page = Page::default();
     page.build_info();
     page.requests(recorders);
@@ -20,7 +20,9 @@ pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) 
     page.overrides(recorders);
     page.process(reloads, gauges);
     page.shares(gauges);
+    page.versions(gauges);
     page.upstreams(gauges);
+    page.checks(checks);
     page.text
 }
 
@@ -176,6 +178,27 @@ impl Page {
         self.family(NAME, "gauge", "Each version's share in its worker's active deployment, in per cent.");
         for (worker, version, share) in &gauges.shares {
             self.sample(NAME, &[("worker", worker.as_str()), ("version", version.as_str())], share);
+        }
+    }
+
+    fn versions(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_version_up";
+        self.family(NAME, "gauge", "Whether any of a version's upstreams is healthy.");
+        for (worker, version, up) in &gauges.versions {
+            let labels = [("worker", worker.as_str()), ("version", version.as_str())];
+            self.sample(NAME, &labels, u8::from(*up));
+        }
+    }
+
+    fn checks(&mut self, checks: &Checks) {
+        const NAME: &str = "gradual_health_checks_total";
+        self.family(NAME, "counter", "Active health checks, by what came of them.");
+        for ((worker, version, upstream), [failures, successes]) in checks {
+            let of =
+                [("worker", worker.as_str()), ("version", version.as_str()), ("upstream", upstream.as_str())];
+            for (result, count) in [("success", successes), ("failure", failures)] {
+                self.counted(NAME, &[&of[..], &[("result", result)]].concat(), *count);
+            }
         }
     }
 

@@ -95,7 +95,10 @@ impl Exchange {
         let draw = self.meter.client.shard.draw();
         let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
         worker.budget.request();
-        let choice = balance::choose(&version.backends.endpoints(), draw).ok_or(Kind::NoUpstream)?;
+        let endpoints = version.backends.endpoints();
+        let none = if endpoints.is_empty() { Kind::NoUpstream } else { Kind::NoHealthyUpstream };
+        let choice = balance::choose(&endpoints, draw).ok_or(none)?;
+        drop(endpoints);
         note(&mut self.meter, &choice);
         Ok(choice)
     }

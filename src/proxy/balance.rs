@@ -44,7 +44,7 @@ impl Choice {
 }
 
 /// The less loaded of two random endpoints; `draw` decides which two. Those that are down or ejected are left out, as long
-/// as there are others.
+/// as there are others. `None` where there are none, or the health checks say of all that they are down.
 pub(super) fn choose(endpoints: &[Rc<Endpoint>], draw: u64) -> Option<Choice> {
     let (first, second) = two(endpoints, draw)?;
     if first.standing().is_settled() && second.standing().is_settled() {
@@ -97,6 +97,7 @@ fn choose_carefully(endpoints: &[&Rc<Endpoint>], draw: u64) -> Option<Choice> {
                 None => ejected.push(endpoint),
             },
             Fitness::Out if standing.is_only_ejected() => ejected.push(endpoint),
+            // By its health checks.
             Fitness::Out => {}
         }
     }
@@ -105,8 +106,7 @@ fn choose_carefully(endpoints: &[&Rc<Endpoint>], draw: u64) -> Option<Choice> {
             return Some(Choice::plain(less_loaded(first, second)));
         }
     }
-    let last = if ejected.is_empty() { endpoints } else { &ejected };
-    two(last, random.u64(..)).map(|(first, second)| Choice::of(less_loaded(first, second)))
+    two(&ejected, random.u64(..)).map(|(first, second)| Choice::of(less_loaded(first, second)))
 }
 
 #[cfg(test)]

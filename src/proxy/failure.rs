@@ -32,6 +32,8 @@ pub(super) enum Kind {
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
+    /// The health checks say that all of the version's upstreams are down.
+    NoHealthyUpstream,
     /// No connection could be made.
     ConnectFailed,
     /// No connection was made in time.
@@ -77,6 +79,7 @@ impl Kind {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::NoUpstream
+            | Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
             | Self::Overloaded
@@ -97,6 +100,7 @@ impl Kind {
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
             Self::NoUpstream => "no-upstream",
+            Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
             Self::Overloaded => "overloaded",
@@ -118,6 +122,7 @@ impl Kind {
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
             Self::NoUpstream => "the version has no upstream with a known address",
+            Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
             Self::ConnectTimeout => "no connection to the version's upstream could be made in time",
             Self::Overloaded => "the version's upstream has as many requests as it may have",

@@ -32,6 +32,7 @@ use crate::config::{self, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::{Head, KEY_HEADER, Lines};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
+use crate::model::ring::Member;
 
 /// A client's connection, as its requests see it.
 pub(super) struct Client {
@@ -317,7 +318,17 @@ fn select<L: Lines + ?Sized>(
     let overrides = field(head, OVERRIDES_HEADER, deciding.overrides, seen.overrides);
     let sent =
         Sent { key: key.as_deref(), overrides: overrides.as_deref(), trusted, draw: client.shard.draw() };
-    let selection = worker.policy().select(&sent);
+    let mut selection = worker.policy().select(&sent);
+    if worker.remaps() {
+        let is_up = |member: Member| {
+            worker.versions.get(member.index()).is_some_and(|version| !version.backends.are_down())
+        };
+        if !is_up(selection.decision.member)
+            && let Some(decision) = worker.policy().fail_over(&selection, sent.draw, is_up)
+        {
+            selection.decision = decision;
+        }
+    }
     match selection.overridden {
         Override::Absent => {}
         Override::Version(_) => worker.series.overridden(None),

@@ -31,7 +31,7 @@ use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
 use super::tls::UpstreamConnector;
 use super::wire::Unanswered;
-use crate::config::Scheme;
+use crate::config::{HealthCheck, Scheme};
 
 /// One place where requests of a version can go, as one shard knows it.
 pub(super) struct Endpoint {
@@ -64,6 +64,8 @@ pub(super) struct EndpointKey {
     pub(super) authority: String,
     /// The identity of the TLS settings and the name that is verified.
     pub(super) tls: Option<(u64, String)>,
+    /// How it is asked whether it is well: those who ask differently may be told differently, and so share nothing.
+    pub(super) check: Option<Arc<HealthCheck>>,
 }
 
 /// A resolved place.
@@ -189,7 +191,8 @@ impl Endpoint {
     #[cfg(test)]
     pub(super) fn under_load(load: u32) -> Self {
         let target = Target::Unix(PathBuf::from("x"));
-        let key = EndpointKey { target, scheme: Scheme::Http, authority: String::new(), tls: None };
+        let (scheme, authority) = (Scheme::Http, String::new());
+        let key = EndpointKey { target, scheme, authority, tls: None, check: None };
         let endpoint = Self::new(key, "x", None, None, Arc::default());
         endpoint.in_flight.set(load);
         endpoint
@@ -326,8 +329,8 @@ impl Endpoint {
     }
 
     async fn dial(&self, need: Need, slot: Slot) -> Result<Connection, Failure> {
-        let failed = |error| {
-            self.standing.refused();
+        let failed = |error: std::io::Error| {
+            self.standing.refused(&error);
             Failure::because(Kind::ConnectFailed, error)
         };
         let socket = match &self.key.target {
