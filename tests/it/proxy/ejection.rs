@@ -111,6 +111,10 @@ fn an_upstream_that_fails_five_times_in_a_row_gets_no_more_requests() {
                 ask1(&mut client, get1("/")).await;
             }
             assert_eq!(moody.requests(), 5, "{mood:?}");
+            let health = proxy.shards.health().read();
+            let told =
+                health[0].upstreams.iter().map(|upstream| (upstream.is_ejected(), upstream.ejections()));
+            assert_eq!(told.collect::<Vec<_>>(), [(true, 1), (false, 0)], "{mood:?}");
             // Well again: but nobody asks it yet.
             moody.is_now(Mood::Well);
             for _ in 0..20 {
