@@ -1,7 +1,7 @@
 //! Active health checks: who is asked when, and what so many failures or successes in a row mean.
 //!
-//! Each endpoint that has a check is asked by a task of its own, at its interval. An endpoint that has none and refuses
-//! connections is dialed until somebody listens there again, so that no user's request has to find out.
+//! Each endpoint that has a check is asked by a task of its own, at its interval. An endpoint that refuses connections is
+//! dialed until somebody listens there again, so that no user's request has to find out.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,7 +34,8 @@ impl HealthChecks {
         let all = Checks {
             registry: Arc::clone(registry),
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
-            tasks: HashMap::new(),
+            asked: HashMap::new(),
+            dialed: HashMap::new(),
         };
         Self(tokio::spawn(all.keep(meter.clone())))
     }
@@ -49,7 +50,10 @@ impl Drop for HealthChecks {
 struct Checks {
     registry: Arc<Registry>,
     at_once: Arc<Semaphore>,
-    tasks: HashMap<PlaceId, Task>,
+    /// Places that are asked at intervals.
+    asked: HashMap<PlaceId, Task>,
+    /// Places that refuse connections, or did.
+    dialed: HashMap<PlaceId, Task>,
 }
 
 /// What goes on at one place.
@@ -61,6 +65,14 @@ struct Task {
 impl Drop for Task {
     fn drop(&mut self) {
         self.running.abort();
+    }
+}
+
+impl Task {
+    /// The same, for the versions that the place serves now.
+    fn serving(self, place: &Place) -> Self {
+        *self.users.lock().unwrap_or_else(PoisonError::into_inner) = place.users().to_vec();
+        self
     }
 }
 
@@ -86,14 +98,14 @@ impl Checks {
 
     /// Begins to check what is new, and ends what is gone. What stays goes on as it was.
     fn follow(&mut self, places: &[Place]) {
-        let mut before = std::mem::take(&mut self.tasks);
+        let (mut asked, mut dialed) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.dialed));
         for place in places {
             let id = place.id();
-            let task = match (before.remove(&id), place.check()) {
-                (Some(task), _) => {
-                    *task.users.lock().unwrap_or_else(PoisonError::into_inner) = place.users().to_vec();
-                    task
-                }
+            if let Some(task) = dialed.remove(&id) {
+                self.dialed.insert(id.clone(), task.serving(place));
+            }
+            let task = match (asked.remove(&id), place.check()) {
+                (Some(task), _) => task.serving(place),
                 (None, Some(check)) => {
                     let users = users(place);
                     let checked = self.checked(place.clone(), Arc::clone(check), Arc::clone(&users));
@@ -101,19 +113,20 @@ impl Checks {
                 }
                 (None, None) => continue,
             };
-            self.tasks.insert(id, task);
+            self.asked.insert(id, task);
         }
     }
 
     /// Begins to dial what has come to refuse connections.
     fn look(&mut self, places: &[Place]) {
-        for place in places.iter().filter(|place| place.check().is_none() && place.is_refused()) {
-            let id = place.id();
-            if self.tasks.get(&id).is_none_or(|task| task.running.is_finished()) {
+        self.dialed.retain(|_, task| !task.running.is_finished());
+        for place in places.iter().filter(|place| place.is_refused()) {
+            let dial = || {
                 let users = users(place);
                 let dialing = dial(place.clone(), Arc::clone(&users), Arc::clone(&self.at_once));
-                self.tasks.insert(id, Task { users, running: tokio::spawn(dialing) });
-            }
+                Task { users, running: tokio::spawn(dialing) }
+            };
+            self.dialed.entry(place.id()).or_insert_with(dial);
         }
     }
 
@@ -182,8 +195,13 @@ impl Checked {
 
 /// Dials an endpoint until somebody listens there.
 async fn dial(place: Place, users: Users, at_once: Arc<Semaphore>) {
-    let current = || users.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    say(&place, &current(), Some("it refuses connections"));
+    let say = |error| {
+        // Of one that is checked, the checks say what it is.
+        if place.check().is_none() {
+            say(&place, &users.lock().unwrap_or_else(PoisonError::into_inner), error);
+        }
+    };
+    say(Some("it refuses connections"));
     while place.is_refused() {
         let Ok(permit) = at_once.acquire().await else { return };
         let dialed = place.dial(DIAL).await;
@@ -192,7 +210,7 @@ async fn dial(place: Place, users: Users, at_once: Arc<Semaphore>) {
             tokio::time::sleep(LOOK).await;
         }
     }
-    say(&place, &current(), None);
+    say(None);
 }
 
 /// Says once for each version that an endpoint is down, or (`None`) up again.

@@ -6,7 +6,7 @@ mod grpc;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use http::{Request, Response};
@@ -34,6 +34,8 @@ struct Patient {
     status: Arc<AtomicU16>,
     /// The heads of what was asked at `/up`.
     checks: Arc<Mutex<Vec<Request<()>>>>,
+    /// How many other requests there were.
+    others: Arc<AtomicUsize>,
 }
 
 impl Patient {
@@ -44,16 +46,20 @@ impl Patient {
     fn speaking(hall: &Runtime, name: &'static str, h2c: bool) -> Self {
         let (status, checks) = (Arc::new(AtomicU16::new(200)), Arc::<Mutex<Vec<_>>>::default());
         let (answered, asked) = (Arc::clone(&status), Arc::clone(&checks));
+        let others = Arc::<AtomicUsize>::default();
+        let other = Arc::clone(&others);
         let building = backend(name).answering(move |request| {
             let mut response = Response::new(body(name));
             if request.uri().path().starts_with("/up") {
                 *response.status_mut() = answered.load(Ordering::SeqCst).try_into().unwrap();
                 asked.lock().unwrap().push(request.map(drop));
+            } else {
+                other.fetch_add(1, Ordering::SeqCst);
             }
             async { response }
         });
         let building = if h2c { building.h2c() } else { building };
-        Self { backend: hall.block_on(building.start()), status, checks }
+        Self { backend: hall.block_on(building.start()), status, checks, others }
     }
 
     /// What it answers checks with from now on.
@@ -63,6 +69,10 @@ impl Patient {
 
     fn checks(&self) -> usize {
         self.checks.lock().unwrap().len()
+    }
+
+    fn requests(&self) -> usize {
+        self.others.load(Ordering::SeqCst)
     }
 }
 

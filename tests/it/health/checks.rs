@@ -257,3 +257,24 @@ fn versions_at_one_upstream_are_judged_by_their_own_checks() {
     assert_eq!((&version(&stage, "v2")["up"], &version(&stage, "v3")["up"]), (&true.into(), &true.into()));
     assert_eq!(checked("v3"), Value::Null);
 }
+
+#[test]
+fn of_several_upstreams_only_those_that_pass_their_checks_get_requests() {
+    let hall = hall();
+    let [well, sick] = ["v1 well", "v1 sick"].map(|name| Patient::new(&hall, name));
+    let urls = [well.backend.url(), sick.backend.url()];
+    let stage = stage(&file().version_at("v1", &urls, 100).version_with(CHECK));
+    sick.answers(500);
+    eventually("it is known", || version(&stage, "v1")["health"][1]["healthy"] == false);
+    assert_eq!(version(&stage, "v1")["up"], true);
+    let before = sick.requests();
+    for _ in 0..40 {
+        assert!(get(&stage, "").is_good("random"));
+    }
+    assert_eq!(sick.requests(), before);
+    sick.answers(200);
+    eventually("it gets requests again", || {
+        get(&stage, "");
+        sick.requests() > before
+    });
+}
