@@ -20,6 +20,7 @@ use super::handler::{Exchange, Wait, chosen, failed};
 use super::record::Meter;
 use super::upstream::{Asks, Bounds, Endpoint, Lease, Need};
 use super::wire::Unanswered;
+use crate::config::Timeouts;
 use crate::metrics::Retry;
 
 /// What was tried for a request before.
@@ -44,8 +45,7 @@ const MOST_UNSENT: u8 = 4;
 impl Exchange {
     /// Sends the request to one of its version's endpoints and waits for the response's head.
     pub(super) async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
-        let mut choice = self.choose()?;
-        let (timeouts, bounds) = self.terms()?;
+        let (mut choice, timeouts, bounds) = self.choose()?;
         let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
         loop {
             let once = !self.request.as_ref().is_some_and(is_replayable);
@@ -90,8 +90,8 @@ impl Exchange {
         }
     }
 
-    /// Chooses an endpoint of the version, and notes it.
-    fn choose(&mut self) -> Result<Choice, Failure> {
+    /// Chooses an endpoint of the version, and notes it; with the deadlines and bounds that hold.
+    fn choose(&mut self) -> Result<(Choice, Timeouts, Bounds), Failure> {
         let draw = self.meter.client.shard.draw();
         let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
         worker.budget.request();
@@ -99,16 +99,11 @@ impl Exchange {
         let none = if endpoints.is_empty() { Kind::NoUpstream } else { Kind::NoHealthyUpstream };
         let choice = balance::choose(&endpoints, draw).ok_or(none)?;
         drop(endpoints);
-        note(&mut self.meter, &choice);
-        Ok(choice)
-    }
-
-    /// Deadlines and bounds.
-    fn terms(&self) -> Result<(crate::config::Timeouts, Bounds), Kind> {
-        let (worker, _) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
         let limits = &self.meter.snapshot.blueprint.config.limits;
         let bounds = Bounds { connections: limits.upstream_connections, pending: limits.upstream_pending };
-        Ok((*worker.timeouts(), bounds))
+        let timeouts = *worker.timeouts();
+        note(&mut self.meter, &choice);
+        Ok((choice, timeouts, bounds))
     }
 
     /// The endpoint has answered.
@@ -262,7 +257,10 @@ fn is_replayable(request: &Request<RequestBody>) -> bool {
 
 /// RFC 9110 section 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
-    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
 }
 
 /// What an HTTP/2 upstream said of one request's stream.
