@@ -131,7 +131,8 @@ impl Checks {
     }
 
     fn checked(&self, place: Place, check: Arc<HealthCheck>, users: Users) -> Checked {
-        let judge = Judge { fall: check.fall, rise: check.rise, is_well: true, other: 0 };
+        // Requests under way may have kept an earlier verdict.
+        let judge = Judge { fall: check.fall, rise: check.rise, is_well: place.is_well(), other: 0 };
         let (registry, at_once) = (Arc::clone(&self.registry), Arc::clone(&self.at_once));
         Checked { place, check, users, registry, at_once, judge, starved: false }
     }
