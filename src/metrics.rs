@@ -47,8 +47,25 @@ pub struct Gauges {
     pub versions: Vec<(WorkerName, VersionId, bool)>,
     /// Every upstream in use, and whether it is healthy (true until known otherwise).
     pub upstreams: Vec<(WorkerName, VersionId, String, bool)>,
+    /// Every upstream in use, and its ejections.
+    pub ejections: Vec<Ejections>,
     /// Access log lines that were dropped because the log could not keep up.
     pub log_dropped: u64,
+}
+
+/// How an upstream's real requests went.
+#[derive(Debug, Clone)]
+pub struct Ejections {
+    /// Its worker.
+    pub worker: WorkerName,
+    /// Its version.
+    pub version: VersionId,
+    /// As the file names it.
+    pub upstream: String,
+    /// Whether any of its addresses is ejected.
+    pub ejected: bool,
+    /// How often its addresses were ejected.
+    pub total: u64,
 }
 
 impl Registry {
@@ -118,6 +135,11 @@ mod tests {
         VersionId::new(id).unwrap()
     }
 
+    fn ejections(id: &str, ejected: bool, total: u64) -> Ejections {
+        let upstream = "http://127.0.0.1:3001".into();
+        Ejections { worker: worker(), version: version(id), upstream, ejected, total }
+    }
+
     fn gauges() -> Gauges {
         let half = Share::from_thousandths(12_500).unwrap();
         let rest = Share::from_thousandths(87_500).unwrap();
@@ -130,6 +152,7 @@ mod tests {
                 (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
                 (worker(), version("v2"), "unix:/odd\"path\\\n".into(), false),
             ],
+            ejections: vec![ejections("v1", true, 3), ejections("v1", true, 3), ejections("v2", false, 0)],
             log_dropped: 7,
         }
     }
@@ -157,6 +180,10 @@ mod tests {
         for succeeded in [true, false, true] {
             registry.checked(&worker(), &version("v1"), "http://127.0.0.1:3001", succeeded);
         }
+        for result in [Retry::Success, Retry::Success, Retry::Failure, Retry::Budget] {
+            b.retried(result);
+        }
+        a.shed();
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);

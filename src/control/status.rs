@@ -12,7 +12,7 @@ use crate::control::clock::rfc3339;
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Gauges, Registry};
+use crate::metrics::{Ejections, Gauges, Registry};
 use crate::model::share::Share;
 use crate::proxy::{EndpointHealth, HealthMeter, LastCheck, LoadMeter, UpstreamHealth, VersionHealth};
 
@@ -191,6 +191,13 @@ impl Status {
                 (worker.clone(), version.clone(), upstream.upstream.clone(), upstream.is_healthy())
             };
             gauges.upstreams.extend(health.upstreams.iter().map(upstream));
+            gauges.ejections.extend(health.upstreams.iter().map(|upstream| Ejections {
+                worker: worker.clone(),
+                version: version.clone(),
+                upstream: upstream.upstream.clone(),
+                ejected: upstream.is_ejected(),
+                total: upstream.ejections(),
+            }));
         }
         gauges
     }
@@ -288,6 +295,8 @@ fn endpoint(health: &EndpointHealth) -> Value {
         "healthy": health.healthy,
         "fails_checks": health.fails_checks,
         "refused_in_a_row": health.refused_in_a_row,
+        "ejected": health.ejected,
+        "ejections": health.ejections,
         "checked": health.last_check.as_ref().map(last_check),
     })
 }

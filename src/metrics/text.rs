@@ -1,5 +1,6 @@
 //! The Prometheus text exposition format, version 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::model::decision::Reason;
@@ -7,7 +8,7 @@ use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
 use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
-use super::{ByShard, Checks, Gauges, Recorders};
+use super::{ByShard, Checks, Ejections, Gauges, Recorders};
 
 /// All families, always in the same order.
 pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges, checks: &Checks) -> String {
@@ -23,6 +24,7 @@ pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges, 
     page.versions(gauges);
     page.upstreams(gauges);
     page.checks(checks);
+    page.ejections(gauges);
     page.text
 }
 
@@ -202,6 +204,26 @@ impl Page {
         }
     }
 
+    fn ejections(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_upstream_ejected";
+        const TOTAL: &str = "gradual_upstream_ejections_total";
+        // A version may list an upstream twice; a series may stand on a page only once.
+        let name = |one: &Ejections| [one.worker.to_string(), one.version.to_string(), one.upstream.clone()];
+        let all: BTreeMap<_, _> = gauges.ejections.iter().map(|one| (name(one), one)).collect();
+        self.family(NAME, "gauge", "Whether an upstream gets no requests because it failed too many.");
+        for (name, one) in &all {
+            self.sample(NAME, &of(name), u8::from(one.ejected));
+        }
+        self.family(
+            TOTAL,
+            "counter",
+            "How often an upstream was ejected because it failed too many requests.",
+        );
+        for (name, one) in &all {
+            self.counted(TOTAL, &of(name), one.total);
+        }
+    }
+
     fn upstreams(&mut self, gauges: &Gauges) {
         const NAME: &str = "gradual_upstream_healthy";
         self.family(NAME, "gauge", "Whether an upstream is healthy; 1 until known otherwise.");
@@ -266,6 +288,11 @@ fn labels<'a>(
     version: Option<&'a VersionId>,
 ) -> [(&'static str, &'a str); 2] {
     [("worker", worker.map_or("", WorkerName::as_str)), ("version", version.map_or("", VersionId::as_str))]
+}
+
+/// The labels of an upstream.
+fn of([worker, version, upstream]: &[String; 3]) -> [(&'static str, &str); 3] {
+    [("worker", worker), ("version", version), ("upstream", upstream)]
 }
 
 /// All shards' counts together.

@@ -127,6 +127,9 @@ impl Exchange {
             }
             return Err(failure);
         }
+        if failure.is_our_own() {
+            return Err(failure);
+        }
         self.count(failure.kind, &mut choice);
         self.attempts.tried.push(Rc::clone(&choice.endpoint));
         if failure.kind == Kind::ConnectFailed

@@ -1,7 +1,30 @@
 //! How many requests may be sent a second time: one in five, and ten a second.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
 use std::time::Instant;
+
+use crate::model::name::WorkerName;
+
+/// One shard's budgets.
+#[derive(Default)]
+pub(super) struct Budgets(RefCell<HashMap<WorkerName, Weak<Budget>>>);
+
+impl Budgets {
+    /// A worker's budget: the one that there is, or a new one.
+    pub(super) fn of(&self, worker: &WorkerName) -> Rc<Budget> {
+        let mut all = self.0.borrow_mut();
+        if let Some(budget) = all.get(worker).and_then(Weak::upgrade) {
+            return budget;
+        }
+        // Those of workers that are gone leave with the arrival of a new one.
+        all.retain(|_, budget| budget.strong_count() > 0);
+        let budget = Rc::new(Budget::new(Instant::now()));
+        all.insert(worker.clone(), Rc::downgrade(&budget));
+        budget
+    }
+}
 
 /// One worker's budget on one shard; it goes on over reloads. In thousandths of a retry.
 pub(super) struct Budget {

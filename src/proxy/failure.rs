@@ -63,6 +63,16 @@ impl Failure {
         Self { kind, source: Some(source.into()) }
     }
 
+    /// Whether no connection was made because this process is at its end: of descriptors, ports or memory. That says
+    /// nothing about an upstream.
+    pub(super) fn is_our_own(&self) -> bool {
+        use rustix::io::Errno;
+        let source = self.source.as_deref().and_then(|source| source.downcast_ref::<std::io::Error>());
+        let errno = source.and_then(std::io::Error::raw_os_error).map(Errno::from_raw_os_error);
+        let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+        errno.is_some_and(|errno| ours.contains(&errno))
+    }
+
     /// What a client's failed send says about the upstream.
     pub(super) fn of_upstream(error: hyper::Error) -> Self {
         let kind = if error.is_parse() || error.is_parse_status() { Kind::Protocol } else { Kind::Closed };

@@ -103,6 +103,10 @@ pub struct EndpointHealth {
     pub fails_checks: bool,
     /// Connections refused one after the other.
     pub refused_in_a_row: u32,
+    /// Whether it gets no requests because it failed too many, or one that tries it.
+    pub ejected: bool,
+    /// How often it was ejected.
+    pub ejections: u64,
     /// The last health check; `None` where there was none.
     pub last_check: Option<LastCheck>,
 }
@@ -115,6 +119,16 @@ impl VersionHealth {
 }
 
 impl UpstreamHealth {
+    /// Whether any of its addresses is ejected.
+    pub fn is_ejected(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.ejected)
+    }
+
+    /// How often its addresses were ejected.
+    pub fn ejections(&self) -> u64 {
+        self.endpoints.iter().map(|endpoint| endpoint.ejections).sum()
+    }
+
     /// Whether any of its addresses is healthy.
     pub fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.healthy)
@@ -154,6 +168,8 @@ fn upstream(source: &Source, standings: &Standings) -> UpstreamHealth {
             healthy: !standing.is_down(),
             fails_checks: standing.fails_checks(),
             refused_in_a_row: standing.refused_in_a_row(),
+            ejected: standing.ejection.is_ejected(),
+            ejections: standing.ejection.total(),
             last_check: standing.last_check(),
         }
     };

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::Services;
-use super::budget::Budget;
+use super::budget::{Budget, Budgets};
 use super::connection::{self, ListenerSlot};
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
@@ -75,7 +75,7 @@ pub(super) struct Shard {
     /// Every endpoint in use, so that a reload keeps the connections of those that it does not change.
     endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
     /// Every worker's budget for sending requests again.
-    budgets: RefCell<HashMap<WorkerName, Weak<Budget>>>,
+    budgets: Budgets,
     accepting: RefCell<HashMap<u64, Accepting>>,
     gauge: Arc<Gauge>,
     drain: Drain,
@@ -291,7 +291,7 @@ impl Shard {
             random: RefCell::new(fastrand::Rng::new()),
             snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
             endpoints: RefCell::default(),
-            budgets: RefCell::default(),
+            budgets: Budgets::default(),
             accepting: RefCell::default(),
             gauge: Arc::clone(gauge),
             drain: Drain::default(),
@@ -321,7 +321,6 @@ impl Shard {
             accepting.end().await;
         }
         self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.strong_count() > 0);
-        self.budgets.borrow_mut().retain(|_, budget| budget.strong_count() > 0);
     }
 
     fn accept(
@@ -385,15 +384,9 @@ impl Shard {
         endpoint
     }
 
-    /// A worker's budget for sending requests again: the one that there is, or a new one.
+    /// A worker's budget for sending requests again.
     pub(super) fn budget(&self, worker: &WorkerName) -> Rc<Budget> {
-        let mut budgets = self.budgets.borrow_mut();
-        if let Some(budget) = budgets.get(worker).and_then(Weak::upgrade) {
-            return budget;
-        }
-        let budget = Rc::new(Budget::new(Instant::now()));
-        budgets.insert(worker.clone(), Rc::downgrade(&budget));
-        budget
+        self.budgets.of(worker)
     }
 
     /// Counts a connection for as long as the guard lives.

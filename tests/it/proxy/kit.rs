@@ -71,7 +71,6 @@ pub(crate) fn upstreams(scheme: &str, addresses: &[SocketAddr]) -> String {
 pub(crate) struct Proxy {
     pub(crate) shards: Shards,
     pub(crate) folder: TempDir,
-    registry: Arc<Registry>,
 }
 
 impl Proxy {
@@ -82,28 +81,19 @@ impl Proxy {
 
     /// So many threads; relative paths are relative to the folder.
     pub(crate) async fn start_in(folder: TempDir, threads: usize, text: &str) -> Self {
-        Self::begin(Timing::default(), folder, threads, text).await
-    }
-
-    /// One thread, with times of its own for upstreams that fail.
-    pub(crate) async fn start_with(timing: Timing, text: &str) -> Self {
-        Self::begin(timing, tempfile::tempdir().unwrap(), 1, text).await
-    }
-
-    async fn begin(timing: Timing, folder: TempDir, threads: usize, text: &str) -> Self {
-        let (shards, registry) = shards_with(timing, threads);
-        let mut proxy = Self { shards, folder, registry };
+        let mut proxy = Self { shards: shards(threads), folder };
         if let Err(problems) = proxy.reload(text).await {
             panic!("no start: {problems:?}");
         }
         proxy
     }
 
-    /// The sample of `/metrics` whose name and labels begin like this; 0 where there is none.
-    pub(crate) fn counted(&self, series: &str) -> u64 {
-        let text = self.registry.render(&Gauges::default());
-        let line = text.lines().find(|line| line.starts_with(series));
-        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    /// So many threads, with times of their own for upstreams that fail; and what they count.
+    pub(crate) async fn start_with(timing: Timing, threads: usize, text: &str) -> (Self, Counts) {
+        let (shards, counts) = shards_with(timing, threads);
+        let mut proxy = Self { shards, folder: tempfile::tempdir().unwrap() };
+        proxy.reload(text).await.unwrap();
+        (proxy, counts)
     }
 
     /// Prepares a file and, if that is well, commits it.
@@ -135,13 +125,25 @@ pub(crate) fn shards(threads: usize) -> Shards {
     shards_with(Timing::default(), threads).0
 }
 
-/// The same, with times of their own for upstreams that fail, and where they count.
-fn shards_with(timing: Timing, threads: usize) -> (Shards, Arc<Registry>) {
+/// The same, with times of their own for upstreams that fail; and what they count.
+fn shards_with(timing: Timing, threads: usize) -> (Shards, Counts) {
     let threads = NonZeroUsize::new(threads).unwrap();
     let registry = Arc::new(Registry::default());
     let log = AccessLog::open(&AccessTarget::Off).unwrap();
     let services = Services { registry: Arc::clone(&registry), log };
-    (Shards::start_with(threads, &services, timing).unwrap(), registry)
+    (Shards::start_with(threads, &services, timing).unwrap(), Counts(registry))
+}
+
+/// What a proxy's shards count.
+pub(crate) struct Counts(Arc<Registry>);
+
+impl Counts {
+    /// The sample of `/metrics` whose name and labels begin like this; 0 where there is none.
+    pub(crate) fn of(&self, series: &str) -> u64 {
+        let text = self.0.render(&Gauges::default());
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
 }
 
 pub(crate) fn parse(text: &str, folder: &Path) -> Config {
