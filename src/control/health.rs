@@ -131,7 +131,8 @@ impl Checks {
     }
 
     fn checked(&self, place: Place, check: Arc<HealthCheck>, users: Users) -> Checked {
-        let judge = Judge { fall: check.fall, rise: check.rise, is_well: true, other: 0 };
+        // Requests under way may have kept an earlier verdict.
+        let judge = Judge { fall: check.fall, rise: check.rise, is_well: place.is_well(), other: 0 };
         let (registry, at_once) = (Arc::clone(&self.registry), Arc::clone(&self.at_once));
         Checked { place, check, users, registry, at_once, judge, starved: false }
     }
@@ -164,22 +165,21 @@ impl Checked {
             let Ok(permit) = self.at_once.acquire().await else { return };
             let outcome = self.place.ask(&self.check).await;
             drop(permit);
-            self.note(outcome);
+            self.note(outcome.err().as_ref());
         }
     }
 
-    fn note(&mut self, outcome: Result<(), ProbeError>) {
-        let error = outcome.as_ref().err().map(text);
-        match &error {
+    /// Notes what came of a check: well, or why not.
+    fn note(&mut self, failure: Option<&ProbeError>) {
+        let error = failure.map(text);
+        if failure.is_some_and(ProbeError::is_local) {
             // Nothing was learnt about the endpoint.
-            Some(error) if outcome.as_ref().is_err_and(ProbeError::is_local) => {
-                if !std::mem::replace(&mut self.starved, true) {
-                    tracing::warn!("health checks cannot be made: {error}");
-                }
-                return;
+            if !std::mem::replace(&mut self.starved, true) {
+                tracing::warn!("health checks cannot be made: {}", error.unwrap_or_default());
             }
-            _ => self.starved = false,
+            return;
         }
+        self.starved = false;
         let users = self.users.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for User { worker, version, upstream } in &users {
             self.registry.checked(worker, version, upstream, error.is_none());

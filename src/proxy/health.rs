@@ -267,6 +267,11 @@ impl Place {
         self.spot.key.check.as_ref()
     }
 
+    /// What its checks have said last; true where they have said nothing.
+    pub fn is_well(&self) -> bool {
+        !self.standing.fails_checks()
+    }
+
     /// Whether it counts as down because connections are refused.
     pub fn is_refused(&self) -> bool {
         self.standing.is_refused()

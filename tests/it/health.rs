@@ -28,7 +28,7 @@ fn hall() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// A backend that answers its name, and `/up` with a status that can be set.
+/// A backend that answers its name, `/up` with a status that can be set, and `/hang` never.
 struct Patient {
     backend: Backend,
     status: Arc<AtomicU16>,
@@ -50,13 +50,20 @@ impl Patient {
         let other = Arc::clone(&others);
         let building = backend(name).answering(move |request| {
             let mut response = Response::new(body(name));
-            if request.uri().path().starts_with("/up") {
+            let request_path = request.uri().path().to_owned();
+            if request_path.starts_with("/up") {
                 *response.status_mut() = answered.load(Ordering::SeqCst).try_into().unwrap();
                 asked.lock().unwrap().push(request.map(drop));
             } else {
                 other.fetch_add(1, Ordering::SeqCst);
             }
-            async { response }
+            let hangs = request_path == "/hang";
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                response
+            }
         });
         let building = if h2c { building.h2c() } else { building };
         Self { backend: hall.block_on(building.start()), status, checks, others }

@@ -1,9 +1,12 @@
 //! What is asked, what answers count, and what is said about it.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use gradual::config::Address;
 use http::Response;
 use serde_json::Value;
 
@@ -240,6 +243,30 @@ fn a_reload_leaves_the_state_of_upstreams_that_it_does_not_change() {
     stage.write(&text(&unchanged));
     stage.reload().unwrap();
     eventually_up(&stage, "v1", false);
+}
+
+#[test]
+fn a_check_that_comes_again_knows_what_requests_under_way_still_remember() {
+    let hall = hall();
+    let patient = Patient::new(&hall, "v1");
+    let checked = file().version("v1", &patient.backend, 100).version_with(CHECK);
+    let stage = stage(&checked);
+    let mut hanging = match &stage.handle.listeners()[0] {
+        Address::Tcp(address) => TcpStream::connect(address).unwrap(),
+        Address::Unix(path) => panic!("a Unix socket: {}", path.display()),
+    };
+    hanging.write_all(b"GET /hang HTTP/1.1\r\nHost: shop.example\r\n\r\n").unwrap();
+    eventually("it is under way", || patient.requests() > 0);
+    patient.answers(500);
+    eventually_up(&stage, "v1", false);
+    stage.write(&text(&file().version("v1", &patient.backend, 100)));
+    stage.reload().unwrap();
+    eventually_up(&stage, "v1", true);
+    patient.answers(200);
+    stage.write(&text(&checked));
+    stage.reload().unwrap();
+    // From the verdict before, which the request under way has kept.
+    eventually_up(&stage, "v1", true);
 }
 
 #[test]
