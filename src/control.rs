@@ -6,6 +6,7 @@ pub mod admin;
 mod changes;
 pub mod client;
 mod clock;
+mod health;
 pub mod reload;
 mod service;
 mod signals;
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{AccessTarget, Address, Config};
 use crate::control::admin::Admin;
+use crate::control::health::HealthChecks;
 use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
 pub(crate) use crate::control::reload::{check_log, failure};
 pub use crate::control::service::Service;
@@ -201,6 +203,7 @@ async fn start(
         registry: Arc::clone(&registry),
         log: log.clone(),
         load: shards.meter(),
+        health: shards.health(),
     }));
     status.read(&source);
     let mut admin = Admin::new(Arc::clone(&status), inbox, upgrades);
@@ -277,6 +280,8 @@ impl Work {
 /// Serves until the process is asked to stop or another takes its place, then drains. Returns how many connections were
 /// cut.
 async fn serve(mut reloader: Reloader, mut work: Work) -> u64 {
+    // Until the end: what drains is still served by upstreams that are well.
+    let _checks = HealthChecks::start(&reloader.shards.health(), &reloader.registry);
     let heir = work.done(&mut reloader).await;
     work.end(&reloader.status, heir.as_ref());
     let Reloader { mut shards, admin, log, config, .. } = reloader;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub use series::{VersionSeries, WorkerSeries};
+pub use series::{Retry, VersionSeries, WorkerSeries};
 
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::share::Share;
@@ -22,6 +22,7 @@ pub struct Registry {
     recorders: Mutex<Recorders>,
     reloads: [AtomicU64; 2],
     upgrades: [AtomicU64; 3],
+    checks: Mutex<Checks>,
 }
 
 /// What came of a binary upgrade.
@@ -42,6 +43,18 @@ impl UpgradeResult {
     }
 }
 
+/// Health checks of each upstream: those that failed, those that did not.
+type Checks = BTreeMap<(WorkerName, VersionId, String), [u64; 2]>;
+
+/// What is counted of the process as a whole.
+struct Process<'a> {
+    /// Failures, successes.
+    reloads: [u64; 2],
+    /// In the order of [`UpgradeResult`]'s variants.
+    upgrades: [u64; 3],
+    checks: &'a Checks,
+}
+
 /// The recorders of all shards, in the order in which they are written out.
 #[derive(Debug, Default)]
 struct Recorders {
@@ -58,10 +71,29 @@ pub struct Gauges {
     pub generation: u64,
     /// Each active deployment's shares.
     pub shares: Vec<(WorkerName, VersionId, Share)>,
+    /// Every version in use, and whether any of its upstreams is healthy.
+    pub versions: Vec<(WorkerName, VersionId, bool)>,
     /// Every upstream in use, and whether it is healthy (true until known otherwise).
     pub upstreams: Vec<(WorkerName, VersionId, String, bool)>,
+    /// Every upstream in use, and its ejections.
+    pub ejections: Vec<Ejections>,
     /// Access log lines that were dropped because the log could not keep up.
     pub log_dropped: u64,
+}
+
+/// How an upstream's real requests went.
+#[derive(Debug, Clone)]
+pub struct Ejections {
+    /// Its worker.
+    pub worker: WorkerName,
+    /// Its version.
+    pub version: VersionId,
+    /// As the file names it.
+    pub upstream: String,
+    /// Whether any of its addresses is ejected.
+    pub ejected: bool,
+    /// How often its addresses were ejected.
+    pub total: u64,
 }
 
 impl Registry {
@@ -112,11 +144,20 @@ impl Registry {
         }
     }
 
+    /// Counts a health check of an upstream. Not for the data plane: it takes a lock.
+    pub fn checked(&self, worker: &WorkerName, version: &VersionId, upstream: &str, succeeded: bool) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = (worker.clone(), version.clone(), upstream.to_owned());
+        checks.entry(labels).or_default()[usize::from(succeeded)] += 1;
+    }
+
     /// Everything in the Prometheus text format, version 0.0.4. Series that never counted anything are left out; of the
     /// gauges none is. The same state gives the same text.
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
-        text::render(&self.lock(), reloads, self.upgrades(), gauges)
+        let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = Process { reloads, upgrades: self.upgrades(), checks: &checks };
+        text::render(&self.lock(), &process, gauges)
     }
 
     /// A panic of another holder leaves maps that are still whole: they are only ever added to.
@@ -140,17 +181,24 @@ mod tests {
         VersionId::new(id).unwrap()
     }
 
+    fn ejections(id: &str, ejected: bool, total: u64) -> Ejections {
+        let upstream = "http://127.0.0.1:3001".into();
+        Ejections { worker: worker(), version: version(id), upstream, ejected, total }
+    }
+
     fn gauges() -> Gauges {
         let half = Share::from_thousandths(12_500).unwrap();
         let rest = Share::from_thousandths(87_500).unwrap();
         Gauges {
             generation: 3,
             shares: vec![(worker(), version("v2"), half), (worker(), version("v1"), rest)],
+            versions: vec![(worker(), version("v1"), true), (worker(), version("v2"), false)],
             upstreams: vec![
                 (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
                 (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
                 (worker(), version("v2"), "unix:/odd\"path\\\n".into(), false),
             ],
+            ejections: vec![ejections("v1", true, 3), ejections("v1", true, 3), ejections("v2", false, 0)],
             log_dropped: 7,
         }
     }
@@ -173,6 +221,15 @@ mod tests {
         registry.unversioned(1, None).request(None, 404, Duration::ZERO);
         registry.worker(0, &worker()).overridden(None);
         registry.worker(1, &worker()).overridden(Some(OverrideProblem::NotInDeployment));
+        let failover = registry.version(1, &worker(), &version("v1"));
+        failover.request(Some(Reason::Failover), 200, Duration::from_micros(900));
+        for succeeded in [true, false, true] {
+            registry.checked(&worker(), &version("v1"), "http://127.0.0.1:3001", succeeded);
+        }
+        for result in [Retry::Success, Retry::Success, Retry::Failure, Retry::Budget] {
+            b.retried(result);
+        }
+        a.shed();
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);

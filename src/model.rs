@@ -4,6 +4,7 @@
 
 pub mod decision;
 pub mod deployment;
+pub mod failover;
 pub mod head;
 pub mod name;
 pub mod overrides;

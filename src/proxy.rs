@@ -5,16 +5,24 @@
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
 mod accept;
+mod attempt;
+mod balance;
 mod body;
+mod budget;
+mod caps;
 mod connection;
 mod cork;
+mod ejection;
 mod failure;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handler;
 mod head;
+mod health;
 mod overrides;
+mod pool;
+mod probe;
 mod proxy_protocol;
 mod record;
 mod resolve;
@@ -22,10 +30,13 @@ pub(crate) mod secret;
 mod shard;
 mod snapshot;
 mod socket;
+mod source;
+mod standing;
 mod stream;
 mod tls;
 mod tunnel;
 mod upstream;
+mod wire;
 
 use std::collections::HashMap;
 use std::io;
@@ -35,13 +46,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::ejection::Timing;
+pub use self::health::{
+    EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
+};
+pub use self::probe::ProbeError;
+pub use self::standing::LastCheck;
+
+use self::health::Roster;
 use self::resolve::{Addresses, Names};
 use self::shard::{Accept, Command, Gauge};
 use self::snapshot::Blueprint;
 pub use self::socket::Handed;
 use self::socket::{Held, Listening};
+use self::standing::Standings;
 use crate::config::{Address, Config, Endpoint, Scheme};
 use crate::diag::Diagnostic;
 use crate::export::access::AccessLog;
@@ -90,6 +110,9 @@ pub struct Services {
 pub struct Shards {
     threads: Vec<Thread>,
     names: Names,
+    standings: Arc<Standings>,
+    /// What serves, for those who check upstreams.
+    roster: watch::Sender<Arc<Roster>>,
     listeners: Vec<Bound>,
     next_id: u64,
     /// What another process has bound, until the first commit.
@@ -141,10 +164,31 @@ impl Shards {
     /// # Errors
     /// A thread or its runtime cannot be made.
     pub fn start(threads: NonZeroUsize, services: &Services) -> io::Result<Self> {
-        let start = |index| Thread::start(index, services.clone());
-        let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
-        let (names, handed) = (Names::default(), Vec::new());
-        Ok(Self { threads, names, listeners: Vec::new(), next_id: 0, handed, replaced: false })
+        Self::start_with(threads, services, Timing::default())
+    }
+
+    /// The same, with times of its own for upstreams that fail: for tests, which cannot wait so long.
+    ///
+    /// # Errors
+    /// A thread or its runtime cannot be made.
+    pub fn start_with(threads: NonZeroUsize, services: &Services, timing: Timing) -> io::Result<Self> {
+        let standings = Arc::new(Standings::new(timing));
+        let start = |index| Thread::start(index, services.clone(), Arc::clone(&standings));
+        Ok(Self::over((0..threads.get()).map(start).collect::<io::Result<_>>()?, standings))
+    }
+
+    /// Threads that serve nothing yet, and what they know of endpoints.
+    fn over(threads: Vec<Thread>, standings: Arc<Standings>) -> Self {
+        Self {
+            threads,
+            names: Names::default(),
+            standings,
+            roster: watch::Sender::default(),
+            listeners: Vec::new(),
+            next_id: 0,
+            handed: Vec::new(),
+            replaced: false,
+        }
     }
 
     /// Goes on with what another process has bound: listeners of the first configuration whose addresses are among them
@@ -228,6 +272,7 @@ impl Shards {
             // A shard that is gone has nothing to serve; its end was logged by the thread.
             let _ = acknowledge.await;
         }
+        self.roster.send_replace(Arc::new(Roster::of(&blueprint, &self.standings)));
         gone.iter().for_each(|path| remove_file(path));
         self.listeners = listeners;
     }
@@ -263,6 +308,11 @@ impl Shards {
     /// What tells what is going on, for those who cannot wait for whoever holds the shards.
     pub fn meter(&self) -> LoadMeter {
         LoadMeter { gauges: self.threads.iter().map(|thread| Arc::clone(&thread.gauge)).collect() }
+    }
+
+    /// What tells how upstreams stand, for those who cannot wait for whoever holds the shards.
+    pub fn health(&self) -> HealthMeter {
+        HealthMeter::new(&self.roster)
     }
 
     /// Stops accepting, lets what is in flight finish, cuts the rest when `timeout` has passed, and ends the threads.
@@ -398,7 +448,7 @@ fn remove_file(path: &Path) {
 }
 
 impl Thread {
-    fn start(index: usize, services: Services) -> io::Result<Self> {
+    fn start(index: usize, services: Services, standings: Arc<Standings>) -> io::Result<Self> {
         let (inbox, commands) = mpsc::unbounded_channel();
         let gauge = Arc::new(Gauge::default());
         let of_shard = Arc::clone(&gauge);
@@ -414,7 +464,7 @@ impl Thread {
                 }
             };
             let _ = report.send(Ok(()));
-            runtime.block_on(shard::run(index, services, of_shard, commands));
+            runtime.block_on(shard::run(index, services, standings, of_shard, commands));
         })?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
         Ok(Self { inbox, gauge, handle })

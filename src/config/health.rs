@@ -14,7 +14,7 @@ use crate::diag::Diagnostic;
 pub type StatusRange = RangeInclusive<u16>;
 
 /// `health = { … }` of a version.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HealthCheck {
     /// What is asked.
     pub probe: Probe,
@@ -31,7 +31,7 @@ pub struct HealthCheck {
 }
 
 /// What a health check asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Probe {
     /// A GET.
     Http {

@@ -171,7 +171,7 @@ mod tests {
     use crate::control::reload::inbox;
     use crate::control::status::Facts;
     use crate::export::access::AccessLog;
-    use crate::proxy::LoadMeter;
+    use crate::proxy::{HealthMeter, LoadMeter};
 
     fn admin() -> Admin {
         let facts = Facts {
@@ -181,6 +181,7 @@ mod tests {
             registry: Arc::default(),
             log: AccessLog::open(&AccessTarget::Off).unwrap(),
             load: LoadMeter::default(),
+            health: HealthMeter::default(),
         };
         Admin::new(Arc::new(Status::new(facts)), inbox().0, upgrade::inbox().0)
     }

@@ -12,9 +12,9 @@ use crate::control::clock::rfc3339;
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Gauges, Registry, UpgradeResult};
+use crate::metrics::{Ejections, Gauges, Registry, UpgradeResult};
 use crate::model::share::Share;
-use crate::proxy::LoadMeter;
+use crate::proxy::{EndpointHealth, HealthMeter, LastCheck, LoadMeter, UpstreamHealth, VersionHealth};
 
 /// The state of one process, for readers.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ pub struct Status {
     registry: Arc<Registry>,
     log: AccessLog,
     load: LoadMeter,
+    health: HealthMeter,
     draining: watch::Sender<bool>,
     running: Mutex<Running>,
 }
@@ -93,6 +94,8 @@ pub(crate) struct Facts {
     pub(crate) log: AccessLog,
     /// What is going on; readable also while a reload or the end is under way.
     pub(crate) load: LoadMeter,
+    /// How upstreams stand; readable at any time, too.
+    pub(crate) health: HealthMeter,
 }
 
 /// A generation that serves.
@@ -118,6 +121,7 @@ impl Status {
             registry: facts.registry,
             log: facts.log,
             load: facts.load,
+            health: facts.health,
             draining: watch::Sender::new(false),
             running: Mutex::default(),
         }
@@ -225,12 +229,24 @@ impl Status {
         let Some(config) = running.config.as_deref() else { return gauges };
         for worker in &config.workers {
             let name = &worker.policy.name;
-            for (version, share) in shares(worker) {
-                gauges.shares.push((name.clone(), version.metadata.id.clone(), share));
-                let upstreams = version.upstreams.iter().map(|upstream| upstream.value.to_string());
-                let id = &version.metadata.id;
-                gauges.upstreams.extend(upstreams.map(|upstream| (name.clone(), id.clone(), upstream, true)));
-            }
+            let share =
+                |(version, share): (&Version, Share)| (name.clone(), version.metadata.id.clone(), share);
+            gauges.shares.extend(shares(worker).map(share));
+        }
+        for health in self.health.read() {
+            let (worker, version, up) = (&health.worker, &health.version, health.is_up());
+            gauges.versions.push((worker.clone(), version.clone(), up));
+            let upstream = |upstream: &UpstreamHealth| {
+                (worker.clone(), version.clone(), upstream.upstream.clone(), upstream.is_healthy())
+            };
+            gauges.upstreams.extend(health.upstreams.iter().map(upstream));
+            gauges.ejections.extend(health.upstreams.iter().map(|upstream| Ejections {
+                worker: worker.clone(),
+                version: version.clone(),
+                upstream: upstream.upstream.clone(),
+                ejected: upstream.is_ejected(),
+                total: upstream.ejections(),
+            }));
         }
         gauges
     }
@@ -238,8 +254,10 @@ impl Status {
     /// The status as `GET /api/v1/status` shows it.
     pub fn to_json(&self) -> Value {
         let load = self.load.read();
+        let health = self.health.read();
         let running = self.running();
-        let workers = running.config.iter().flat_map(|config| config.workers.iter().map(worker));
+        let workers = running.config.iter().flat_map(|config| &config.workers);
+        let workers = workers.map(|shown| worker(shown, &health));
         let restart = running.config.as_ref().is_some_and(|config| threads(config).get() != self.threads);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -283,7 +301,7 @@ pub(crate) fn shares(worker: &Worker) -> impl Iterator<Item = (&Version, Share)>
     })
 }
 
-fn worker(worker: &Worker) -> Value {
+fn worker(worker: &Worker, health: &[VersionHealth]) -> Value {
     let deployment = &worker.policy.deployment;
     let versions = shares(worker).map(|(version, share)| {
         let mut shown = metadata(version, "version_id");
@@ -300,14 +318,46 @@ fn worker(worker: &Worker) -> Value {
             "message": deployment.message,
             "versions": versions.collect::<Vec<_>>(),
         },
-        "versions": worker.versions.iter().map(version).collect::<Vec<_>>(),
+        "versions": worker.versions.iter().map(|shown| version(worker, shown, health)).collect::<Vec<_>>(),
     })
 }
 
-fn version(version: &Version) -> Value {
+fn version(worker: &Worker, version: &Version, health: &[VersionHealth]) -> Value {
+    let is_it = |health: &&VersionHealth| {
+        health.worker == worker.policy.name && health.version == version.metadata.id
+    };
     let mut shown = metadata(version, "id");
+    // Of a version that is not deployed nothing is known.
+    let health = health.iter().find(is_it);
+    shown["up"] = health.map(VersionHealth::is_up).into();
+    shown["health"] = health.iter().flat_map(|health| &health.upstreams).map(upstream).collect();
     shown["upstreams"] = version.upstreams.iter().map(|upstream| upstream.value.to_string()).collect();
     shown
+}
+
+fn upstream(health: &UpstreamHealth) -> Value {
+    json!({
+        "upstream": health.upstream,
+        "healthy": health.is_healthy(),
+        "endpoints": health.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+fn endpoint(health: &EndpointHealth) -> Value {
+    json!({
+        "address": health.address,
+        "healthy": health.healthy,
+        "fails_checks": health.fails_checks,
+        "refused_in_a_row": health.refused_in_a_row,
+        "ejected": health.ejected,
+        "ejections": health.ejections,
+        "checked": health.last_check.as_ref().map(last_check),
+    })
+}
+
+fn last_check(check: &LastCheck) -> Value {
+    let result = if check.error.is_none() { "success" } else { "failure" };
+    json!({ "time": rfc3339(check.time), "result": result, "error": check.error })
 }
 
 fn metadata(version: &Version, id: &str) -> Value {

@@ -17,6 +17,21 @@ pub struct VersionSeries {
     pub(super) micros: Counter,
     /// Asset misses: not rescued, rescued.
     pub(super) misses: [Counter; 2],
+    /// Requests that were sent a second time, or should have been, by [`Retry`].
+    pub(super) retries: [Counter; RETRIES.len()],
+    /// Requests that found no room at their upstream.
+    pub(super) shed: Counter,
+}
+
+/// What became of a request whose first attempt failed in a way that allows a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The second was answered.
+    Success,
+    /// The second failed, too.
+    Failure,
+    /// There was none: the budget was spent.
+    Budget,
 }
 
 /// What one shard records of one worker.
@@ -26,6 +41,8 @@ pub struct WorkerSeries {
     pub(super) overrides: [Counter; RESULTS],
 }
 
+/// [`Retry`] as labels, in its order.
+pub(super) const RETRIES: [&str; 3] = ["success", "failure", "budget"];
 /// The status classes as labels.
 pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// No reason, and every reason.
@@ -72,6 +89,16 @@ impl VersionSeries {
     /// Counts a script, style, image or font that was answered 404 or 410.
     pub fn asset_miss(&self, rescued: bool) {
         self.misses[usize::from(rescued)].add(1);
+    }
+
+    /// Counts a request whose first attempt failed in a way that allows a second.
+    pub fn retried(&self, result: Retry) {
+        self.retries[result as usize].add(1);
+    }
+
+    /// Counts a request that was refused because its upstream has as many as it may have.
+    pub fn shed(&self) {
+        self.shed.add(1);
     }
 }
 

@@ -1,31 +1,31 @@
 //! The Prometheus text exposition format, version 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::model::decision::Reason;
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
-use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, VersionSeries};
-use super::{ByShard, Gauges, Recorders, UpgradeResult};
+use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
+use super::{ByShard, Checks, Ejections, Gauges, Process, Recorders, UpgradeResult};
 
 /// All families, always in the same order.
-pub(super) fn render(
-    recorders: &Recorders,
-    reloads: [u64; 2],
-    upgrades: [u64; 3],
-    gauges: &Gauges,
-) -> String {
+pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gauges) -> String {
     let mut page = Page::default();
     page.build_info();
     page.requests(recorders);
     page.durations(recorders);
     page.misses(recorders);
+    page.retries(recorders);
     page.overrides(recorders);
-    page.process(reloads, gauges);
-    page.upgrades(upgrades);
+    page.process(process.reloads, gauges);
+    page.upgrades(process.upgrades);
     page.shares(gauges);
+    page.versions(gauges);
     page.upstreams(gauges);
+    page.checks(process.checks);
+    page.ejections(gauges);
     page.text
 }
 
@@ -122,6 +122,32 @@ impl Page {
         }
     }
 
+    fn retries(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_upstream_retries_total";
+        self.family(
+            NAME,
+            "counter",
+            "Requests whose first attempt failed in a way that allows a second, and what came of that.",
+        );
+        for ((worker, version), shards) in &recorders.versions {
+            let of = labels(worker.as_ref(), version.as_ref());
+            for (at, result) in RETRIES.into_iter().enumerate() {
+                let labels = [&of[..], &[("result", result)]].concat();
+                self.counted(NAME, &labels, sum(shards, |series| &series.retries[at]));
+            }
+        }
+        const SHED: &str = "gradual_upstream_shed_total";
+        self.family(
+            SHED,
+            "counter",
+            "Requests refused because their upstream has as many connections and waiting requests as it may have.",
+        );
+        for ((worker, version), shards) in &recorders.versions {
+            let of = labels(worker.as_ref(), version.as_ref());
+            self.counted(SHED, &of, sum(shards, |series| &series.shed));
+        }
+    }
+
     fn overrides(&mut self, recorders: &Recorders) {
         const NAME: &str = "gradual_overrides_total";
         self.family(NAME, "counter", "Overrides that named a worker, and what became of them.");
@@ -164,6 +190,47 @@ impl Page {
         self.family(NAME, "gauge", "Each version's share in its worker's active deployment, in per cent.");
         for (worker, version, share) in &gauges.shares {
             self.sample(NAME, &[("worker", worker.as_str()), ("version", version.as_str())], share);
+        }
+    }
+
+    fn versions(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_version_up";
+        self.family(NAME, "gauge", "Whether any of a version's upstreams is healthy.");
+        for (worker, version, up) in &gauges.versions {
+            let labels = [("worker", worker.as_str()), ("version", version.as_str())];
+            self.sample(NAME, &labels, u8::from(*up));
+        }
+    }
+
+    fn checks(&mut self, checks: &Checks) {
+        const NAME: &str = "gradual_health_checks_total";
+        self.family(NAME, "counter", "Active health checks, by what came of them.");
+        for ((worker, version, upstream), [failures, successes]) in checks {
+            let of =
+                [("worker", worker.as_str()), ("version", version.as_str()), ("upstream", upstream.as_str())];
+            for (result, count) in [("success", successes), ("failure", failures)] {
+                self.counted(NAME, &[&of[..], &[("result", result)]].concat(), *count);
+            }
+        }
+    }
+
+    fn ejections(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_upstream_ejected";
+        const TOTAL: &str = "gradual_upstream_ejections_total";
+        // A version may list an upstream twice; a series may stand on a page only once.
+        let name = |one: &Ejections| [one.worker.to_string(), one.version.to_string(), one.upstream.clone()];
+        let all: BTreeMap<_, _> = gauges.ejections.iter().map(|one| (name(one), one)).collect();
+        self.family(NAME, "gauge", "Whether an upstream gets no requests because it failed too many.");
+        for (name, one) in &all {
+            self.sample(NAME, &of(name), u8::from(one.ejected));
+        }
+        self.family(
+            TOTAL,
+            "counter",
+            "How often an upstream was ejected because it failed too many requests.",
+        );
+        for (name, one) in &all {
+            self.counted(TOTAL, &of(name), one.total);
         }
     }
 
@@ -231,6 +298,11 @@ fn labels<'a>(
     version: Option<&'a VersionId>,
 ) -> [(&'static str, &'a str); 2] {
     [("worker", worker.map_or("", WorkerName::as_str)), ("version", version.map_or("", VersionId::as_str))]
+}
+
+/// The labels of an upstream.
+fn of([worker, version, upstream]: &[String; 3]) -> [(&'static str, &str); 3] {
+    [("worker", worker), ("version", version), ("upstream", upstream)]
 }
 
 /// All shards' counts together.

@@ -39,11 +39,13 @@ pub enum Reason {
     Key,
     /// A draw.
     Random,
+    /// The version that a key or a draw chose is down; this one stands in for it.
+    Failover,
 }
 
 impl Reason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 3] = [Self::Override, Self::Key, Self::Random];
+    pub const ALL: [Self; 4] = [Self::Override, Self::Key, Self::Random, Self::Failover];
 
     /// The word for it in headers, logs and metrics.
     pub fn as_str(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Reason {
             Self::Override => "override",
             Self::Key => "key",
             Self::Random => "random",
+            Self::Failover => "failover",
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::decision::{Ask, Decision, Reason};
+use super::failover;
 use super::share::{POSITIONS, Position, Share};
 
 /// A version of a deployment, as its index in the order listed.
@@ -38,6 +39,7 @@ pub struct Ring {
     /// Kept for tools that recompute a position.
     salt: Box<[u8]>,
     seed: u64,
+    failover_seed: u64,
     shares: Box<[Share]>,
     arcs: Box<[Arc]>,
 }
@@ -104,7 +106,13 @@ impl Ring {
             }
             from = to;
         }
-        Ok(Self { salt: salt.into(), seed: xxh3_64(salt), shares: shares.into(), arcs: arcs.into() })
+        Ok(Self {
+            salt: salt.into(),
+            seed: xxh3_64(salt),
+            failover_seed: xxh3_64(&[salt, failover::SUFFIX].concat()),
+            shares: shares.into(),
+            arcs: arcs.into(),
+        })
     }
 
     /// What the seed is the hash of.
@@ -112,9 +120,24 @@ impl Ring {
         &self.salt
     }
 
-    /// Where a key falls. The same on every thread, replica, restart and architecture.
+    /// A key's hash. The same on every thread, replica, restart and architecture.
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        xxh3_64_with_seed(key, self.seed)
+    }
+
+    /// Where a key falls.
     pub fn position(&self, key: &[u8]) -> Position {
-        Position::of(xxh3_64_with_seed(key, self.seed))
+        Position::of(self.hash(key))
+    }
+
+    /// The seed of the hashes that order versions for failover.
+    pub(super) fn failover_seed(&self) -> u64 {
+        self.failover_seed
+    }
+
+    /// Every version with its share in thousandths of a per cent, in the order listed.
+    pub(super) fn members(&self) -> impl Iterator<Item = (Member, u32)> {
+        self.shares.iter().enumerate().map(|(index, share)| (Member(index), share.thousandths()))
     }
 
     /// Who owns a position.

@@ -32,10 +32,14 @@ pub(super) enum Kind {
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
+    /// The health checks say that all of the version's upstreams are down.
+    NoHealthyUpstream,
     /// No connection could be made.
     ConnectFailed,
     /// No connection was made in time.
     ConnectTimeout,
+    /// There are as many connections to the upstream, and requests that wait for one, as there may be.
+    Overloaded,
     /// The TLS handshake failed.
     TlsFailed,
     /// The upstream closed before its response was there.
@@ -59,6 +63,16 @@ impl Failure {
         Self { kind, source: Some(source.into()) }
     }
 
+    /// Whether no connection was made because this process is at its end: of descriptors, ports or memory. That says
+    /// nothing about an upstream.
+    pub(super) fn is_our_own(&self) -> bool {
+        use rustix::io::Errno;
+        let source = self.source.as_deref().and_then(|source| source.downcast_ref::<std::io::Error>());
+        let errno = source.and_then(std::io::Error::raw_os_error).map(Errno::from_raw_os_error);
+        let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+        errno.is_some_and(|errno| ours.contains(&errno))
+    }
+
     /// What a client's failed send says about the upstream.
     pub(super) fn of_upstream(error: hyper::Error) -> Self {
         let kind = if error.is_parse() || error.is_parse_status() { Kind::Protocol } else { Kind::Closed };
@@ -74,9 +88,12 @@ impl Kind {
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
-            Self::NoUpstream | Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoUpstream
+            | Self::NoHealthyUpstream
+            | Self::ConnectFailed
+            | Self::ConnectTimeout
+            | Self::Overloaded
+            | Self::TlsFailed => StatusCode::SERVICE_UNAVAILABLE,
             Self::Closed | Self::Protocol | Self::UnaskedUpgrade | Self::UpgradeRefused => {
                 StatusCode::BAD_GATEWAY
             }
@@ -93,8 +110,10 @@ impl Kind {
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
             Self::NoUpstream => "no-upstream",
+            Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
+            Self::Overloaded => "overloaded",
             Self::TlsFailed => "tls-failed",
             Self::Closed => "upstream-closed",
             Self::Protocol => "upstream-protocol",
@@ -113,8 +132,10 @@ impl Kind {
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
             Self::NoUpstream => "the version has no upstream with a known address",
+            Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
             Self::ConnectTimeout => "no connection to the version's upstream could be made in time",
+            Self::Overloaded => "the version's upstream has as many requests as it may have",
             Self::TlsFailed => "the TLS handshake with the version's upstream failed",
             Self::Closed => "the version's upstream closed the connection before it had answered",
             Self::Protocol => "the version's upstream sent something that is not an HTTP response",

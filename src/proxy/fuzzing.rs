@@ -9,9 +9,8 @@ use tokio::sync::mpsc;
 
 use super::head::{self, Introduction, Seen};
 use super::proxy_protocol::{self, Named, Parsed};
-use super::resolve::Names;
 use super::shard::{self, Gauge};
-use super::{Load, Services, Shards, Thread};
+use super::{Load, Services, Shards, Standings, Thread, Timing};
 use crate::config::Config;
 use crate::diag::Diagnostic;
 
@@ -71,11 +70,18 @@ impl Here {
     pub async fn start(config: &Config, services: Services) -> Result<Self, Vec<Diagnostic>> {
         let (inbox, commands) = mpsc::unbounded_channel();
         let gauge = Arc::new(Gauge::default());
-        tokio::task::spawn_local(shard::run(0, services, Arc::clone(&gauge), commands));
+        let standings = Arc::new(Standings::new(Timing::default()));
+        tokio::task::spawn_local(shard::run(
+            0,
+            services,
+            Arc::clone(&standings),
+            Arc::clone(&gauge),
+            commands,
+        ));
         // Nothing but a place in the list: the shard runs here.
         let handle = std::thread::spawn(|| {});
         let threads = vec![Thread { inbox, gauge, handle }];
-        let mut shards = Shards { threads, names: Names::default(), listeners: Vec::new(), next_id: 0 };
+        let mut shards = Shards::over(threads, standings);
         let prepared = shards.prepare(config).await?;
         shards.commit(prepared).await;
         Ok(Self(shards))

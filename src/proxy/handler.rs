@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -18,6 +18,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::attempt::Attempts;
 use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
@@ -27,11 +28,12 @@ use super::record::{self, Line, Meter};
 use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
-use super::upstream::{self, Endpoint, Lease, Need};
+use super::upstream::Lease;
 use crate::config::{self, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::{Head, KEY_HEADER, Lines};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
+use crate::model::ring::Member;
 
 /// A client's connection, as its requests see it.
 pub(super) struct Client {
@@ -70,18 +72,19 @@ where
 }
 
 /// A request that has a version, on its way there and back.
-struct Exchange {
+pub(super) struct Exchange {
     /// `None` while it is being sent, and afterwards.
-    request: Option<Request<RequestBody>>,
-    meter: Meter,
-    admitted: Admitted,
+    pub(super) request: Option<Request<RequestBody>>,
+    pub(super) meter: Meter,
+    pub(super) admitted: Admitted,
+    pub(super) attempts: Attempts,
 }
 
 /// What is known of a request that has a version, besides its head.
-struct Admitted {
+pub(super) struct Admitted {
     /// The host that the client asked for; `None` for HTTP/1.0 without one.
     host: Option<HeaderValue>,
-    upgrade: Option<Upgrade>,
+    pub(super) upgrade: Option<Upgrade>,
     /// Whether the client sent it as its one `Host` line.
     host_as_sent: bool,
     te_trailers: bool,
@@ -110,12 +113,14 @@ impl Exchange {
             meter.progress = Some(Rc::clone(&progress));
             RequestBody::new(body, &progress)
         };
-        Ok(Box::new(Self { request: Some(Request::from_parts(parts, body)), meter, admitted }))
+        let request = Some(Request::from_parts(parts, body));
+        Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default() }))
     }
 
     /// Sends the request to its version, and makes the client's response of what comes back.
     async fn run(mut self: Box<Self>) -> Response<ResponseBody> {
         let exchanged = self.exchange().await;
+        self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;
         match exchanged {
             Ok((response, lease)) => match admitted.upgrade {
@@ -124,63 +129,6 @@ impl Exchange {
             },
             Err(failure) => refuse(&failure, meter),
         }
-    }
-
-    /// Sends the request to one of its version's endpoints and waits for the response's head.
-    async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
-        let (endpoint, timeouts) = self.endpoint()?;
-        let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
-        let mut fresh = false;
-        loop {
-            let mut lease = match endpoint.lease(need, fresh, timeouts.connect).await {
-                Err(failure) if failure.kind == Kind::ConnectFailed => {
-                    Box::pin(self.lease_elsewhere(&endpoint, need, timeouts.connect)).await.ok_or(failure)?
-                }
-                leased => leased?,
-            };
-            if need == Need::Tunnel {
-                let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;
-                self.dress_tunnel(&lease, extended)?;
-            }
-            self.dress(&lease)?;
-            let request = self.request.take().ok_or(Kind::Closed)?;
-            let sending = pin!(lease.send(request));
-            let wait = Wait { timeouts, progress: self.meter.progress.as_deref() };
-            match wait.head_within(&self.meter.client, sending).await? {
-                Ok(response) => return Ok((response, lease)),
-                Err(mut error) => match error.take_message() {
-                    // Nothing of it was sent: the upstream had closed the connection, or said that it goes away.
-                    Some(unsent) if lease.reused => (self.request, fresh) = (Some(unsent), true),
-                    _ => return Err(failed(error.into_error(), &self.meter)),
-                },
-            }
-        }
-    }
-
-    /// A connection to another address of the upstream's name, where nobody listens at the one that was chosen:
-    /// `localhost` has two, and many servers listen at one of them.
-    async fn lease_elsewhere(&self, refused: &Rc<Endpoint>, need: Need, patience: Duration) -> Option<Lease> {
-        let (_, version) = chosen(&self.meter)?;
-        let is_other = |other: &&Rc<Endpoint>| other.label == refused.label && !Rc::ptr_eq(other, refused);
-        let others: Vec<_> = version.backends.endpoints().iter().filter(is_other).cloned().collect();
-        for other in others {
-            if let Ok(lease) = other.lease(need, false, patience).await {
-                return Some(lease);
-            }
-        }
-        None
-    }
-
-    /// Chooses an endpoint of the version, and notes it.
-    fn endpoint(&mut self) -> Result<(Rc<Endpoint>, Timeouts), Failure> {
-        let draw = self.meter.client.shard.draw();
-        let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
-        let endpoint = upstream::choose(&version.backends.endpoints(), draw).ok_or(Kind::NoUpstream)?;
-        let timeouts = *worker.timeouts();
-        if let Some(line) = &mut self.meter.line {
-            line.upstream = Some(Rc::clone(&endpoint.label));
-        }
-        Ok((endpoint, timeouts))
     }
 
     /// Whether the request's `Host` line is what the endpoint is to see.
@@ -203,7 +151,7 @@ impl Exchange {
     }
 
     /// Gives a request for a tunnel the form of the protocol that its connection speaks.
-    fn dress_tunnel(&mut self, lease: &Lease, extended_connect: bool) -> Result<(), Kind> {
+    pub(super) fn dress_tunnel(&mut self, lease: &Lease, extended_connect: bool) -> Result<(), Kind> {
         let Some(upgrade) = &self.admitted.upgrade else { return Ok(()) };
         if lease.is_http2() && !(upgrade.is_websocket() && extended_connect) {
             return Err(Kind::UpgradeRefused);
@@ -215,7 +163,7 @@ impl Exchange {
     }
 
     /// Gives the request the form of the protocol that its connection speaks. Can be done again for another connection.
-    fn dress(&mut self, lease: &Lease) -> Result<(), Failure> {
+    pub(super) fn dress(&mut self, lease: &Lease) -> Result<(), Failure> {
         // As the client sent it, where nothing says otherwise: most requests need not be touched.
         let host = if self.keeps_host(lease) { None } else { Some(self.upstream_host(lease)?) };
         let Some(request) = &mut self.request else { return Ok(()) };
@@ -374,7 +322,17 @@ fn select<L: Lines + ?Sized>(
     let (key, overrides) = (key.as_deref(), overrides.as_deref());
     let secret = overrides.and_then(|_| worker.secret());
     let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw() };
-    let selection = worker.policy().select(&sent);
+    let mut selection = worker.policy().select(&sent);
+    if worker.remaps() {
+        let is_up = |member: Member| {
+            worker.versions.get(member.index()).is_some_and(|version| !version.backends.are_down())
+        };
+        if !is_up(selection.decision.member)
+            && let Some(decision) = worker.policy().fail_over(&selection, sent.draw, is_up)
+        {
+            selection.decision = decision;
+        }
+    }
     match selection.overridden {
         Override::Absent => {}
         Override::Version(_) => worker.series.overridden(None),
@@ -394,7 +352,7 @@ fn field<'a, L: Lines + ?Sized>(
     if lines > 1 { head.lines.joined(name) } else { first.map(|value| Cow::Borrowed(value.as_bytes())) }
 }
 
-fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
+pub(super) fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
     let worker = meter.snapshot.workers.get(meter.worker?)?;
     Some((worker, worker.versions.get(meter.version?.0)?))
 }
@@ -428,15 +386,15 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
 
 /// How long a response's head may take: a limit from the request's end, or from the last piece of its body that passed. For
 /// the next piece the client itself may take as long as any body may stand still.
-struct Wait<'a> {
-    timeouts: Timeouts,
-    progress: Option<&'a Progress>,
+pub(super) struct Wait<'a> {
+    pub(super) timeouts: Timeouts,
+    pub(super) progress: Option<&'a Progress>,
 }
 
 impl Wait<'_> {
     /// Waits for a response's head. The timer is the client connection's, where no other request uses it: to set a timer
     /// forward costs next to nothing, to make one and take it out again costs as much as a hash table look-up each.
-    async fn head_within<T>(
+    pub(super) async fn head_within<T>(
         &self,
         client: &Client,
         head: Pin<&mut impl Future<Output = T>>,
@@ -477,7 +435,7 @@ impl Wait<'_> {
 }
 
 /// What a request that failed on its connection says: the client's side may be to blame.
-fn failed(error: hyper::Error, meter: &Meter) -> Failure {
+pub(super) fn failed(error: hyper::Error, meter: &Meter) -> Failure {
     if meter.progress.as_ref().is_some_and(|progress| progress.failed.get()) {
         return Failure::because(Kind::BadRequest("the request's body was cut short or is malformed"), error);
     }

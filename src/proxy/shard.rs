@@ -15,10 +15,13 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Services;
 use super::accept::Accepting;
+use super::budget::{Budget, Budgets};
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
+use super::standing::Standings;
 use super::upstream::{Endpoint, EndpointKey};
 use crate::export::access::Sink;
+use crate::model::name::WorkerName;
 
 /// Runs futures on the shard's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -61,11 +64,14 @@ pub(super) struct Gauge {
 pub(super) struct Shard {
     index: usize,
     services: Services,
+    standings: Arc<Standings>,
     sink: Sink,
     random: RefCell<fastrand::Rng>,
     snapshot: RefCell<Rc<Snapshot>>,
     /// Every endpoint in use, so that a reload keeps the connections of those that it does not change.
     endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
+    /// Every worker's budget for sending requests again.
+    budgets: Budgets,
     accepting: RefCell<HashMap<u64, Accepting>>,
     gauge: Arc<Gauge>,
     drain: Drain,
@@ -221,6 +227,7 @@ const LOG_DELAY: Duration = Duration::from_millis(100);
 pub(super) async fn run(
     index: usize,
     services: Services,
+    standings: Arc<Standings>,
     gauge: Arc<Gauge>,
     mut inbox: mpsc::UnboundedReceiver<Command>,
 ) {
@@ -228,7 +235,8 @@ pub(super) async fn run(
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Commit { blueprint, sockets, done } => {
-                let shard = shard.get_or_insert_with(|| Shard::new(index, &services, &gauge, &blueprint));
+                let shard =
+                    shard.get_or_insert_with(|| Shard::new(index, &services, &standings, &gauge, &blueprint));
                 shard.commit(&blueprint, sockets).await;
                 let _ = done.send(());
             }
@@ -257,14 +265,22 @@ async fn drain(shard: Rc<Shard>, done: oneshot::Sender<()>) {
 }
 
 impl Shard {
-    fn new(index: usize, services: &Services, gauge: &Arc<Gauge>, blueprint: &Arc<Blueprint>) -> Rc<Self> {
+    fn new(
+        index: usize,
+        services: &Services,
+        standings: &Arc<Standings>,
+        gauge: &Arc<Gauge>,
+        blueprint: &Arc<Blueprint>,
+    ) -> Rc<Self> {
         let shard = Rc::new(Self {
             index,
             services: services.clone(),
+            standings: Arc::clone(standings),
             sink: services.log.sink(),
             random: RefCell::new(fastrand::Rng::new()),
             snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
             endpoints: RefCell::default(),
+            budgets: Budgets::default(),
             accepting: RefCell::default(),
             gauge: Arc::clone(gauge),
             drain: Drain::default(),
@@ -304,6 +320,11 @@ impl Shard {
         &self.services
     }
 
+    /// How endpoints stand.
+    pub(super) fn standings(&self) -> &Standings {
+        &self.standings
+    }
+
     pub(super) fn sink(&self) -> &Sink {
         &self.sink
     }
@@ -331,6 +352,11 @@ impl Shard {
         let endpoint = Rc::new(make(key.clone()));
         endpoints.insert(key, Rc::downgrade(&endpoint));
         endpoint
+    }
+
+    /// A worker's budget for sending requests again.
+    pub(super) fn budget(&self, worker: &WorkerName) -> Rc<Budget> {
+        self.budgets.of(worker)
     }
 
     /// Counts a connection for as long as the guard lives.

@@ -2,24 +2,24 @@
 
 use std::cell::{Ref, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use rustls::ServerConfig;
-use rustls::pki_types::ServerName;
 
 use super::Services;
+use super::budget::Budget;
 use super::resolve::Addresses;
 use super::shard::Shard;
+use super::source::{Source, Spot};
 use super::tls::UpstreamConnector;
-use super::upstream::{Endpoint, EndpointKey, Target};
-use crate::config::{self, Config, Scheme, Timeouts, Upstream, UpstreamHost, Version, Worker};
+use super::upstream::Endpoint;
+use crate::config::{Config, OnUnavailable, Timeouts, UpstreamHost, Version, Worker};
 use crate::metrics::{VersionSeries, WorkerSeries};
 use crate::model::decision::{Policy, Reason};
 use crate::model::deployment::Metadata;
-use crate::model::name::WorkerName;
+use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 use crate::model::route::Router;
 use crate::model::secret::Secret;
@@ -58,6 +58,8 @@ pub(super) struct WorkerState {
     pub(super) series: Arc<WorkerSeries>,
     /// Counts requests that reached no version.
     pub(super) unversioned: Arc<VersionSeries>,
+    /// For sending requests again; it goes on over reloads.
+    pub(super) budget: Rc<Budget>,
     /// `upstream_host` where it is a name.
     pub(super) host: Option<HeaderValue>,
 }
@@ -100,25 +102,30 @@ impl Snapshot {
     }
 }
 
+/// A worker's versions in the order of its deployment, each with its place in the file.
+pub(super) fn deployed(worker: &Worker) -> impl Iterator<Item = (usize, &Version)> {
+    let named = |id: &VersionId| {
+        worker.versions.iter().enumerate().find(move |(_, version)| version.metadata.id == *id)
+    };
+    worker.policy.deployment.versions.iter().filter_map(named)
+}
+
 impl WorkerState {
     fn build(blueprint: &Arc<Blueprint>, index: usize, worker: &Worker, shard: &Rc<Shard>) -> Self {
         let name = &worker.policy.name;
         let registry = &shard.services().registry;
-        let named = |id: &crate::model::name::VersionId| {
-            worker.versions.iter().enumerate().find(move |(_, version)| version.metadata.id == *id)
-        };
-        let deployed = worker.policy.deployment.versions.iter().filter_map(named);
         let build = |(at, version): (usize, &Version)| {
-            let tls = blueprint.upstream_tls[index][at].as_ref();
-            VersionState::build(worker, version, Backends::build(version, tls, blueprint, shard), shard)
+            let backends = Backends::build(Source::all(blueprint, index, at), shard);
+            VersionState::build(worker, version, backends, shard)
         };
         Self {
             blueprint: Arc::clone(blueprint),
             index,
             name: text(name.as_str()),
-            versions: deployed.map(build).collect(),
+            versions: deployed(worker).map(build).collect(),
             series: registry.worker(shard.index(), name),
             unversioned: registry.unversioned(shard.index(), Some(name)),
+            budget: shard.budget(name),
             host: match &worker.upstream_host {
                 UpstreamHost::Name(name) => Some(text(name)),
                 UpstreamHost::Preserve | UpstreamHost::Upstream => None,
@@ -149,6 +156,11 @@ impl WorkerState {
 
     pub(super) fn upstream_host(&self) -> &UpstreamHost {
         &self.config().upstream_host
+    }
+
+    /// Whether keys and draws of a version that is down go to others.
+    pub(super) fn remaps(&self) -> bool {
+        self.config().on_unavailable == OnUnavailable::Remap
     }
 
     pub(super) fn is_exposed(&self) -> bool {
@@ -221,37 +233,22 @@ fn text(text: &str) -> HeaderValue {
 
 /// Where a version's requests can go.
 pub(super) struct Backends {
-    upstreams: Vec<Source>,
+    upstreams: Vec<Named>,
     /// All endpoints of all upstreams, as of the last look at the names.
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     shard: std::rc::Weak<Shard>,
 }
 
-struct Source {
-    upstream: Upstream,
-    tls: Option<UpstreamConnector>,
-    /// Of an upstream that is a name: its addresses, and the port.
-    addresses: Option<(RefCell<Addresses>, u16)>,
+/// An upstream and, where it is a name, what tells whether its addresses have changed.
+struct Named {
+    source: Source,
+    addresses: Option<RefCell<Addresses>>,
 }
 
 impl Backends {
-    fn build(
-        version: &Version,
-        tls: Option<&UpstreamConnector>,
-        blueprint: &Blueprint,
-        shard: &Rc<Shard>,
-    ) -> Self {
-        let source = |upstream: &Upstream| Source {
-            upstream: upstream.clone(),
-            tls: tls.filter(|_| upstream.scheme == Scheme::Https).cloned(),
-            addresses: match &upstream.endpoint {
-                config::Endpoint::Name { host, port } => {
-                    blueprint.names.get(host).map(|addresses| (RefCell::new(addresses.clone()), *port))
-                }
-                config::Endpoint::Address(_) | config::Endpoint::Unix(_) => None,
-            },
-        };
-        let upstreams = version.upstreams.iter().map(|upstream| source(&upstream.value)).collect();
+    fn build(sources: Vec<Source>, shard: &Rc<Shard>) -> Self {
+        let named = |source: Source| Named { addresses: source.addresses().map(RefCell::new), source };
+        let upstreams = sources.into_iter().map(named).collect();
         let backends = Self { upstreams, endpoints: RefCell::default(), shard: Rc::downgrade(shard) };
         backends.refresh();
         backends
@@ -259,9 +256,9 @@ impl Backends {
 
     /// The endpoints as they are now. A look at whether a name has changed is one atomic load.
     pub(super) fn endpoints(&self) -> Ref<'_, Vec<Rc<Endpoint>>> {
-        let changed = |source: &Source| {
-            let addresses = source.addresses.as_ref();
-            addresses.is_some_and(|(addresses, _)| addresses.borrow().has_changed().unwrap_or(false))
+        let changed = |named: &Named| {
+            let addresses = named.addresses.as_ref();
+            addresses.is_some_and(|addresses| addresses.borrow().has_changed().unwrap_or(false))
         };
         if self.upstreams.iter().any(changed) {
             self.refresh();
@@ -269,54 +266,30 @@ impl Backends {
         self.endpoints.borrow()
     }
 
+    /// Whether none of them can serve: then the version is down. So is one without any, as none of its names has an
+    /// address.
+    pub(super) fn are_down(&self) -> bool {
+        self.endpoints().iter().all(|endpoint| endpoint.standing().is_down())
+    }
+
     fn refresh(&self) {
         let Some(shard) = self.shard.upgrade() else { return };
         let mut endpoints = Vec::new();
-        for source in &self.upstreams {
-            for target in source.targets() {
-                endpoints.extend(source.endpoint(target, &shard));
+        for Named { source, addresses } in &self.upstreams {
+            if let Some(addresses) = addresses {
+                addresses.borrow_mut().mark_unchanged();
             }
+            endpoints.extend(source.spots().into_iter().map(|spot| endpoint(spot, source, &shard)));
         }
         *self.endpoints.borrow_mut() = endpoints;
     }
 }
 
-impl Source {
-    fn targets(&self) -> Vec<Target> {
-        match (&self.upstream.endpoint, &self.addresses) {
-            (config::Endpoint::Address(address), _) => vec![Target::Tcp(*address)],
-            (config::Endpoint::Unix(path), _) => vec![Target::Unix(path.clone())],
-            (config::Endpoint::Name { .. }, Some((addresses, port))) => {
-                let mut addresses = addresses.borrow_mut();
-                let known = addresses.borrow_and_update();
-                known.iter().map(|ip| Target::Tcp(SocketAddr::new(*ip, *port))).collect()
-            }
-            (config::Endpoint::Name { .. }, None) => Vec::new(),
-        }
-    }
-
-    /// The shard's endpoint for a target: the one that it has, or a new one. `None` where no name can be verified.
-    fn endpoint(&self, target: Target, shard: &Rc<Shard>) -> Option<Rc<Endpoint>> {
-        let tls = match &self.tls {
-            None if self.upstream.scheme == Scheme::Https => return None,
-            None => None,
-            Some(connector) => Some((connector.clone(), self.server_name(connector)?)),
-        };
-        let identity = tls.as_ref().map(|(connector, name)| (connector.identity, name.to_str().into_owned()));
-        let authority = self.upstream.authority();
-        let host = HeaderValue::from_str(&authority).ok();
-        let key = EndpointKey { target, scheme: self.upstream.scheme, authority, tls: identity };
-        Some(shard.endpoint(key, |key| Endpoint::new(key, &self.upstream.to_string(), host, tls)))
-    }
-
-    fn server_name(&self, connector: &UpstreamConnector) -> Option<ServerName<'static>> {
-        if let Some(name) = &connector.server_name {
-            return Some(name.clone());
-        }
-        match &self.upstream.endpoint {
-            config::Endpoint::Address(address) => Some(address.ip().into()),
-            config::Endpoint::Name { host, .. } => ServerName::try_from(host.clone()).ok(),
-            config::Endpoint::Unix(_) => None,
-        }
-    }
+/// The shard's endpoint for a spot: the one that it has, or a new one.
+fn endpoint(spot: Spot, source: &Source, shard: &Rc<Shard>) -> Rc<Endpoint> {
+    let host = HeaderValue::from_str(&spot.key.authority).ok();
+    shard.endpoint(spot.key, |key| {
+        let standing = shard.standings().of(&key);
+        Endpoint::new(key, &source.label(), host, spot.tls, standing)
+    })
 }

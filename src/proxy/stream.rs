@@ -2,13 +2,17 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
+
+use super::caps::Slot;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(super) struct Peeked {
     socket: Socket,
     /// Read but not consumed; given back first.
     prefix: Bytes,
+    /// What is given back with the end of the connection, where it counts.
+    _slot: Option<Slot>,
 }
 
 /// A stream that HTTP is spoken on.
@@ -36,7 +42,12 @@ pub(super) enum Stream {
 
 impl Peeked {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, prefix: Bytes::new() }
+        Self { socket, prefix: Bytes::new(), _slot: None }
+    }
+
+    /// A connection that counts until its end.
+    pub(super) fn counted(socket: Socket, slot: Slot) -> Self {
+        Self { socket, prefix: Bytes::new(), _slot: Some(slot) }
     }
 
     /// What was read and not consumed yet.
@@ -70,11 +81,42 @@ impl Peeked {
 }
 
 impl Stream {
-    /// Whether an idle stream is as it should be: open, and without bytes that nobody asked for.
+    /// Whether an idle stream is as it should be at this very moment: open, and without bytes that nobody asked for. The
+    /// system is asked: the runtime hears of an end only at its next turn.
     pub(super) fn is_quiet(&mut self) -> bool {
+        if !self.peeked().socket.is_quiet() {
+            // What came may be TLS's own business, which ends here; an end or data does not.
+            return !matches!(self, Self::Plain(_))
+                && self.reads_nothing()
+                && self.peeked().socket.is_quiet();
+        }
+        self.reads_nothing()
+    }
+
+    fn peeked(&self) -> &Peeked {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::ServerTls(stream) => stream.get_ref().0,
+            Self::ClientTls(stream) => stream.get_ref().0,
+        }
+    }
+
+    fn reads_nothing(&mut self) -> bool {
         let mut byte = [0];
         let mut context = Context::from_waker(Waker::noop());
         Pin::new(self).poll_read(&mut context, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+}
+
+impl Socket {
+    /// Whether the system has neither bytes nor an end or error for it.
+    fn is_quiet(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match self {
+            Self::Tcp(socket) => SockRef::from(socket).peek(&mut byte),
+            Self::Unix(socket) => SockRef::from(socket).peek(&mut byte),
+        };
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -5,32 +5,33 @@
 //! nothing of one response can ever be taken for the next.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::rc::{Rc, Weak};
-use std::task::{Poll, ready};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::Either;
-use http::{HeaderValue, Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use http::{HeaderValue, Method, Request};
+use http_body::Body;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
+use super::caps::Slot;
 use super::failure::{Failure, Kind};
+use super::pool::{Codec, IdleState, Pool, Sent, Single, drive, until_the_end};
 use super::shard::LocalExecutor;
+use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
 use super::tls::UpstreamConnector;
-use crate::config::Scheme;
+use super::wire::Unanswered;
+use crate::config::{HealthCheck, Scheme};
 
 /// One place where requests of a version can go, as one shard knows it.
 pub(super) struct Endpoint {
@@ -40,14 +41,12 @@ pub(super) struct Endpoint {
     /// The `Host` of this upstream's own.
     host: Option<HeaderValue>,
     tls: Option<(UpstreamConnector, ServerName<'static>)>,
+    /// How it stands, as all shards know.
+    standing: Arc<Standing>,
     /// Requests and tunnels that are under way or wait for a connection: what balancing compares.
     in_flight: Cell<u32>,
-    /// HTTP/1.1 connections without a request, the longest idle first.
-    idle: RefCell<VecDeque<Idle>>,
-    /// Counts ticks: a clock that costs nothing to read.
-    tick: Cell<u32>,
-    /// Whether a task counts ticks, because connections are idle and awake.
-    ticking: Cell<bool>,
+    /// HTTP/1.1 connections without a request.
+    pool: Rc<Pool>,
     /// HTTP/2 connections.
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
     /// Held while an HTTP/2 connection (or one that may turn out to be) is made: the others wait and share it.
@@ -65,6 +64,8 @@ pub(super) struct EndpointKey {
     pub(super) authority: String,
     /// The identity of the TLS settings and the name that is verified.
     pub(super) tls: Option<(u64, String)>,
+    /// How it is asked whether it is well: those who ask differently may be told differently, and so share nothing.
+    pub(super) check: Option<Arc<HealthCheck>>,
 }
 
 /// A resolved place.
@@ -74,61 +75,7 @@ pub(super) enum Target {
     Unix(PathBuf),
 }
 
-/// An HTTP/1.1 connection without a request.
-struct Idle {
-    state: IdleState,
-    /// The endpoint's tick at which it became idle.
-    since: u32,
-    /// How often it was looked at since.
-    looks: u32,
-}
-
-enum IdleState {
-    /// Ready for the next request.
-    Awake(Single),
-    /// Idle for longer: the codec with its buffers, twenty kilobytes, is gone, and only the stream is left.
-    Asleep(Stream),
-}
-
-/// An HTTP/1.1 connection and the codec that drives it, which its task and the pool share.
-struct Single {
-    sender: http1::SendRequest<RequestBody>,
-    codec: Codec<Http1>,
-    /// The task that drives it.
-    task: AbortHandle,
-    /// Whether it may be kept: not where it was made to become a tunnel.
-    kept: bool,
-}
-
-/// What drives a connection, shared by its task and its users; empty when the connection has ended, or is asleep.
-type Codec<C> = Rc<RefCell<Option<C>>>;
-type Http1 = http1::Connection<TokioIo<Stream>, RequestBody>;
 type Http2 = Pin<Box<http2::Connection<TokioIo<Stream>, RequestBody, LocalExecutor>>>;
-
-impl Idle {
-    fn is_closed(&mut self) -> bool {
-        match &mut self.state {
-            IdleState::Awake(single) => single.sender.is_closed(),
-            IdleState::Asleep(stream) => !stream.is_quiet(),
-        }
-    }
-
-    /// Gives the buffers up, where nothing is in them. A connection that is not ready, or has bytes that nobody asked for,
-    /// stays as it is: it is looked at again when it is to be used.
-    fn fall_asleep(&mut self) {
-        let IdleState::Awake(single) = &mut self.state else { return };
-        if !single.sender.is_ready() {
-            return;
-        }
-        let codec = single.codec.try_borrow_mut().ok().and_then(|mut codec| codec.take());
-        let Some(parts) = codec.map(http1::Connection::into_parts) else { return };
-        single.task.abort();
-        // With the codec gone the sender is closed; so bytes that nobody asked for end the connection.
-        if parts.read_buf.is_empty() {
-            self.state = IdleState::Asleep(parts.io.into_inner());
-        }
-    }
-}
 
 struct Multiplexed {
     sender: http2::SendRequest<RequestBody>,
@@ -150,13 +97,6 @@ impl Multiplexed {
     }
 }
 
-/// The most idle connections kept to one endpoint, per shard.
-const MAX_IDLE: usize = 1024;
-/// The length of a tick, while there are idle connections that are awake. One that stays idle for a whole tick falls
-/// asleep.
-const TICK: Duration = Duration::from_millis(100);
-/// For how many looks (one each housekeeping interval) an idle connection is kept: a minute.
-const IDLE_KEPT: u32 = 12;
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
 /// HTTP/2 flow control towards upstreams: what a client that does not read may make an upstream send ahead.
@@ -179,26 +119,88 @@ pub(super) enum Need {
     Tunnel,
 }
 
+/// How a request asks for a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asks {
+    pub(super) need: Need,
+    /// Not one that was idle.
+    pub(super) fresh: bool,
+    /// Whether the request can be sent only once, so that its connection must be as sure as can be.
+    pub(super) once: bool,
+    /// How long it may take.
+    pub(super) patience: Duration,
+    pub(super) bounds: Bounds,
+}
+
+/// What there may be at most to one endpoint, over all shards.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) connections: usize,
+    /// Requests that wait for one.
+    pub(super) pending: usize,
+}
+
+/// What a request that waited gets.
+enum Room {
+    /// The right to make a connection.
+    New(Slot),
+    /// One that was given back.
+    Kept(IdleState),
+    Shared(Connection),
+}
+
+/// Counts a request among those that wait.
+struct Waiting<'a>(&'a Pool);
+
+impl<'a> Waiting<'a> {
+    fn of(pool: &'a Pool) -> Self {
+        pool.waiting.set(pool.waiting.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
+    }
+}
+
 impl Endpoint {
     pub(super) fn new(
         key: EndpointKey,
         label: &str,
         host: Option<HeaderValue>,
         tls: Option<(UpstreamConnector, ServerName<'static>)>,
+        standing: Arc<Standing>,
     ) -> Self {
         Self {
             key,
+            pool: Rc::new(Pool::new(Arc::clone(&standing))),
+            standing,
             label: label.into(),
             host,
             tls,
             in_flight: Cell::new(0),
-            idle: RefCell::default(),
-            tick: Cell::new(0),
-            ticking: Cell::new(false),
             multiplexed: RefCell::default(),
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
         }
+    }
+
+    /// One under so much load, for tests of balancing.
+    #[cfg(test)]
+    pub(super) fn under_load(load: u32) -> Self {
+        let target = Target::Unix(PathBuf::from("x"));
+        let (scheme, authority) = (Scheme::Http, String::new());
+        let key = EndpointKey { target, scheme, authority, tls: None, check: None };
+        let endpoint = Self::new(key, "x", None, None, Arc::default());
+        endpoint.in_flight.set(load);
+        endpoint
+    }
+
+    /// How it stands, as all shards know.
+    pub(super) fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     /// Requests under way.
@@ -206,93 +208,114 @@ impl Endpoint {
         self.in_flight.get()
     }
 
-    /// A connection to send one request on, kept or made within `patience`. `fresh`: not one that was idle.
-    pub(super) async fn lease(
-        self: &Rc<Self>,
-        need: Need,
-        fresh: bool,
-        patience: Duration,
-    ) -> Result<Lease, Failure> {
+    /// A connection to send one request on, kept or made.
+    pub(super) async fn lease(self: &Rc<Self>, asks: Asks) -> Result<Lease, Failure> {
         let place = Place::take(self);
-        if !fresh
-            && need == Need::Request
-            && let Some(idle) = self.take_idle()
+        if !asks.fresh
+            && asks.need == Need::Request
+            && self.pool.waiting.get() == 0
+            && let Some(idle) = self.pool.take(asks.once)
         {
             let single = match idle {
                 IdleState::Awake(single) => single,
-                IdleState::Asleep(stream) => Box::pin(self.speak_http1(stream)).await?,
+                IdleState::Asleep(stream) => Box::pin(Single::speak(stream, &self.label)).await?,
             };
             return Ok(Lease { place, connection: Connection::Single(single), reused: true });
         }
-        let connection = tokio::time::timeout(patience, Box::pin(self.connect(need))).await;
-        let (connection, reused) = connection.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
+        let (connection, reused) = Box::pin(self.connect(asks)).await?;
         Ok(Lease { place, connection, reused })
     }
 
-    fn take_idle(&self) -> Option<IdleState> {
-        let mut idle = self.idle.borrow_mut();
-        while let Some(mut connection) = idle.pop_back() {
-            let usable = match &mut connection.state {
-                // One that is neither ready nor closed still sends the last request's body: it is given up.
-                IdleState::Awake(single) => single.sender.is_ready(),
-                IdleState::Asleep(stream) => stream.is_quiet(),
-            };
-            if usable {
-                return Some(connection.state);
-            }
-        }
-        None
-    }
-
-    /// Keeps a connection for another request.
-    fn keep(self: &Rc<Self>, single: Single) {
-        let mut idle = self.idle.borrow_mut();
-        if !single.kept || single.sender.is_closed() || idle.len() >= MAX_IDLE {
-            return;
-        }
-        idle.push_back(Idle { state: IdleState::Awake(single), since: self.tick.get(), looks: 0 });
-        if !self.ticking.replace(true) {
-            tokio::task::spawn_local(tick(Rc::downgrade(self)));
-        }
-    }
-
-    /// Counts a tick and lets connections fall asleep; whether there are others still awake.
-    fn tick(&self) -> bool {
-        let now = self.tick.get().wrapping_add(1);
-        self.tick.set(now);
-        let mut awake = false;
-        // The longest idle come first: behind one that is too young there are only younger ones.
-        for connection in self.idle.borrow_mut().iter_mut() {
-            if now.wrapping_sub(connection.since) < 2 {
-                awake = true;
-                break;
-            }
-            connection.fall_asleep();
-        }
-        self.ticking.set(awake);
-        awake
-    }
-
     /// A connection, and whether there was one already.
-    async fn connect(&self, need: Need) -> Result<(Connection, bool), Failure> {
-        let multiplexed = match (self.key.scheme, need) {
+    async fn connect(&self, asks: Asks) -> Result<(Connection, bool), Failure> {
+        let due = tokio::time::Instant::now() + asks.patience;
+        let multiplexed = match (self.key.scheme, asks.need) {
             (Scheme::Http, _) | (Scheme::Https, Need::Tunnel) => false,
             (Scheme::H2c, _) => true,
             (Scheme::Https, Need::Request) => self.chose_http2.get().unwrap_or(true),
         };
         if !multiplexed {
-            return Ok((self.dial(need).await?, false));
+            return self.make(asks, due).await;
         }
         if let Some(shared) = self.share() {
             return Ok((shared, true));
         }
-        let permit = self.dialing.acquire().await;
-        let _permit = permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))?;
+        let _permit = self.turn(asks, due).await?;
         // Whoever dialed before may have made one that has room, or found that the upstream speaks HTTP/1.1.
         match self.share() {
             Some(shared) => Ok((shared, true)),
-            None => Ok((self.dial(need).await?, false)),
+            None => self.make(asks, due).await,
         }
+    }
+
+    /// The turn to make an HTTP/2 connection.
+    async fn turn(&self, asks: Asks, due: tokio::time::Instant) -> Result<SemaphorePermit<'_>, Failure> {
+        if let Ok(permit) = self.dialing.try_acquire() {
+            return Ok(permit);
+        }
+        let _pending = self.standing.caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let permit = tokio::time::timeout_at(due, self.dialing.acquire()).await;
+        let permit = permit.map_err(|_| Failure::new(Kind::ConnectTimeout))?;
+        permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))
+    }
+
+    /// A new connection as soon as there may be one more, or one that was given back meanwhile.
+    async fn make(&self, asks: Asks, due: tokio::time::Instant) -> Result<(Connection, bool), Failure> {
+        // Whoever waits already comes first.
+        let nobody_waits = self.standing.caps.pending() == 0;
+        let slot = nobody_waits.then(|| Slot::take(&self.standing, asks.bounds.connections)).flatten();
+        let slot = match slot {
+            Some(slot) => slot,
+            None => match Box::pin(self.room(asks, due)).await? {
+                Room::New(slot) => slot,
+                Room::Kept(IdleState::Awake(single)) => return Ok((Connection::Single(single), true)),
+                Room::Kept(IdleState::Asleep(stream)) => {
+                    let single = Single::speak(stream, &self.label).await?;
+                    return Ok((Connection::Single(single), true));
+                }
+                Room::Shared(shared) => return Ok((shared, true)),
+            },
+        };
+        let dialed = tokio::time::timeout_at(due, self.dial(asks.need, slot)).await;
+        let connection = dialed.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
+        Ok((connection, false))
+    }
+
+    /// Waits until there is room, for no longer than a connection may take.
+    async fn room(&self, asks: Asks, due: tokio::time::Instant) -> Result<Room, Failure> {
+        let caps = &self.standing.caps;
+        let _pending = caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let others = self.pool.waiting.get() > 0;
+        let _waiting = Waiting::of(&self.pool);
+        let mut look = !others;
+        loop {
+            let (mut freed, mut given_back) =
+                (pin!(caps.freed.notified()), pin!(self.pool.given_back.notified()));
+            // From here on nothing is missed.
+            freed.as_mut().enable();
+            given_back.as_mut().enable();
+            if let Some(room) = look.then(|| self.look_for_room(asks)).flatten() {
+                return Ok(room);
+            }
+            tokio::select! {
+                () = freed => {}
+                () = given_back => {}
+                () = tokio::time::sleep_until(due) => return Err(Kind::Overloaded.into()),
+            }
+            look = true;
+        }
+    }
+
+    fn look_for_room(&self, asks: Asks) -> Option<Room> {
+        if asks.need == Need::Request {
+            if let Some(idle) = self.pool.take(true) {
+                return Some(Room::Kept(idle));
+            }
+            if let Some(shared) = self.share() {
+                return Some(Room::Shared(shared));
+            }
+        }
+        Slot::take(&self.standing, asks.bounds.connections).map(Room::New)
     }
 
     /// A place on an HTTP/2 connection that has one.
@@ -305,8 +328,11 @@ impl Endpoint {
         connections.iter().find(free).map(Connection::shared)
     }
 
-    async fn dial(&self, need: Need) -> Result<Connection, Failure> {
-        let failed = |error| Failure::because(Kind::ConnectFailed, error);
+    async fn dial(&self, need: Need, slot: Slot) -> Result<Connection, Failure> {
+        let failed = |error: std::io::Error| {
+            self.standing.refused(&error);
+            Failure::because(Kind::ConnectFailed, error)
+        };
         let socket = match &self.key.target {
             Target::Tcp(address) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;
@@ -315,7 +341,8 @@ impl Endpoint {
             }
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
-        let plain = Peeked::new(socket);
+        self.standing.connected();
+        let plain = Peeked::counted(socket, slot);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
             return self.speak(Stream::Plain(plain), http2, need).await;
@@ -352,82 +379,15 @@ impl Endpoint {
             return Ok(Connection::shared(&connection));
         }
         match need {
-            Need::Request => self.speak_http1(stream).await.map(Connection::Single),
-            Need::Tunnel => self.speak_upgradable(stream).await.map(Connection::Single),
+            Need::Request => Single::speak(stream, &self.label).await.map(Connection::Single),
+            Need::Tunnel => Single::speak_upgradable(stream, &self.label).await.map(Connection::Single),
         }
-    }
-
-    async fn speak_http1(&self, stream: Stream) -> Result<Single, Failure> {
-        let (sender, connection) = handshake(stream).await?;
-        let codec: Codec<Http1> = Rc::new(RefCell::new(Some(connection)));
-        let driven = drive(until_the_end(Rc::clone(&codec)), Rc::clone(&self.label));
-        let task = tokio::task::spawn_local(driven).abort_handle();
-        Ok(Single { sender, codec, task, kept: true })
-    }
-
-    /// A connection that may become a tunnel: its codec hands the stream over then, and so cannot be shared.
-    async fn speak_upgradable(&self, stream: Stream) -> Result<Single, Failure> {
-        let (sender, connection) = handshake(stream).await?;
-        let connection = connection.with_upgrades();
-        let task = tokio::task::spawn_local(drive(connection, Rc::clone(&self.label))).abort_handle();
-        Ok(Single { sender, codec: Rc::default(), task, kept: false })
     }
 
     /// Closes connections that nobody has used for long, or that the upstream has closed.
     pub(super) fn close_idle(&self) {
-        self.idle.borrow_mut().retain_mut(|connection| {
-            connection.looks += 1;
-            connection.looks <= IDLE_KEPT && !connection.is_closed()
-        });
+        self.pool.close_idle();
         self.multiplexed.borrow_mut().retain(|connection| !connection.sender.is_closed());
-    }
-}
-
-async fn handshake(
-    stream: Stream,
-) -> Result<(http1::SendRequest<RequestBody>, http1::Connection<TokioIo<Stream>, RequestBody>), Failure> {
-    // Requests are mostly heads: one buffer costs less than a list of slices.
-    let shaken = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
-    shaken.map_err(|error| Failure::because(Kind::ConnectFailed, error))
-}
-
-async fn tick(endpoint: Weak<Endpoint>) {
-    loop {
-        tokio::time::sleep(TICK).await;
-        if !endpoint.upgrade().is_some_and(|endpoint| endpoint.tick()) {
-            return;
-        }
-    }
-}
-
-/// Drives a connection; when it has ended, nobody can send on it any more.
-async fn until_the_end<C>(codec: Codec<C>) -> hyper::Result<()>
-where
-    C: Future<Output = hyper::Result<()>> + Unpin,
-{
-    poll_fn(|context| {
-        let mut driven = codec.borrow_mut();
-        let ended = match driven.as_mut() {
-            Some(connection) => ready!(Pin::new(connection).poll(context)),
-            None => Ok(()),
-        };
-        // Whoever waits on it is told when it is dropped; not while it is borrowed.
-        let over = driven.take();
-        drop(driven);
-        drop(over);
-        Poll::Ready(ended)
-    })
-    .await
-}
-
-async fn drive(connection: impl Future<Output = hyper::Result<()>>, label: Rc<str>) {
-    if let Err(error) = connection.await {
-        // Whoever has a request on the connection is told; an idle one that ends is nobody's problem.
-        tracing::debug!(
-            upstream = &*label,
-            error = &error as &dyn std::error::Error,
-            "an upstream connection ended"
-        );
     }
 }
 
@@ -452,6 +412,9 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get().saturating_sub(1));
+        if self.0.pool.waiting.get() > 0 {
+            self.0.pool.given_back.notify_one();
+        }
     }
 }
 
@@ -510,20 +473,43 @@ impl Lease {
 
     /// Sends a request; the future waits for the response's head. The error has the request back where nothing of it was
     /// sent.
-    pub(super) fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + use<> {
+    pub(super) fn send(&mut self, request: Request<RequestBody>) -> impl Future<Output = Sent> + use<> {
         match &mut self.connection {
-            Connection::Single(single) => Either::Left(single.sender.try_send_request(request)),
+            Connection::Single(single) => Either::Left(single.send(request)),
             Connection::Shared(stream) => Either::Right(stream.sender.try_send_request(request)),
         }
+    }
+
+    /// A copy of a request that may have to be sent again: over HTTP/2, where the codec lets nobody see what it writes.
+    pub(super) fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+        let whole = request.body().is_end_stream() && request.method() != Method::CONNECT;
+        if !self.is_http2() || !whole {
+            return None;
+        }
+        let mut copy = Request::new(RequestBody::EMPTY);
+        copy.method_mut().clone_from(request.method());
+        copy.uri_mut().clone_from(request.uri());
+        copy.headers_mut().clone_from(request.headers());
+        Some(copy)
+    }
+
+    /// The request that was sent last, where it can be sent again as it was: it is whole, and nothing of an answer came.
+    pub(super) fn unanswered(&self) -> Option<Unanswered> {
+        match &self.connection {
+            Connection::Single(single) => single.unanswered(),
+            Connection::Shared(_) => None,
+        }
+    }
+
+    /// The connection was a kept one, and the upstream has closed it under a request.
+    pub(super) fn was_stale(&self) {
+        self.place.0.pool.be_wary();
     }
 
     /// Keeps the connection for another request.
     pub(super) fn give_back(self) {
         if let Connection::Single(single) = self.connection {
-            self.place.0.keep(single);
+            self.place.0.pool.keep(single);
         }
     }
 }
@@ -532,62 +518,3 @@ impl Lease {
 const SETTINGS: Duration = Duration::from_secs(1);
 /// The first pause before a look at whether it has said so; each further pause is twice as long.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// The less loaded of two random endpoints; `draw` decides which two.
-pub(super) fn choose(endpoints: &[Rc<Endpoint>], draw: u64) -> Option<Rc<Endpoint>> {
-    let count = endpoints.len() as u64;
-    let (first, second) = match count {
-        0 => return None,
-        1 => (0, 0),
-        _ => {
-            let first = (draw & u64::from(u32::MAX)) % count;
-            (first, (first + 1 + (draw >> 32) % (count - 1)) % count)
-        }
-    };
-    let at = |index: u64| usize::try_from(index).ok().and_then(|index| endpoints.get(index));
-    let (first, second) = (at(first)?, at(second)?);
-    Some(Rc::clone(if second.load() < first.load() { second } else { first }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoints(loads: &[u32]) -> Vec<Rc<Endpoint>> {
-        let endpoint = |&load: &u32| {
-            let target = Target::Unix(PathBuf::from("x"));
-            let key = EndpointKey { target, scheme: Scheme::Http, authority: String::new(), tls: None };
-            let endpoint = Endpoint::new(key, "x", None, None);
-            endpoint.in_flight.set(load);
-            Rc::new(endpoint)
-        };
-        loads.iter().map(endpoint).collect()
-    }
-
-    #[test]
-    fn of_two_random_endpoints_the_less_loaded_is_chosen() {
-        let two = endpoints(&[5, 3]);
-        for draw in 0..100 {
-            let chosen = choose(&two, fastrand::Rng::with_seed(draw).u64(..)).unwrap();
-            assert_eq!(chosen.load(), 3);
-        }
-    }
-
-    #[test]
-    fn the_most_loaded_of_all_is_never_chosen_and_all_others_are() {
-        let many = endpoints(&[0, 1, 2, 3, 9]);
-        let mut rng = fastrand::Rng::with_seed(7);
-        let mut seen = [0; 10];
-        for _ in 0..10_000 {
-            seen[choose(&many, rng.u64(..)).unwrap().load() as usize] += 1;
-        }
-        assert_eq!(seen[9], 0);
-        assert!(seen[..4].iter().all(|&count| count > 500), "{seen:?}");
-        assert!(seen[0] > seen[3]);
-    }
-
-    #[test]
-    fn without_endpoints_there_is_no_choice() {
-        assert!(choose(&[], 1).is_none());
-    }
-}

@@ -8,6 +8,7 @@ mod control;
 mod explain;
 mod export;
 mod fixture;
+mod health;
 mod life;
 mod model;
 mod proxy;

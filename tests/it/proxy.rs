@@ -2,8 +2,10 @@
 
 mod bodies;
 mod calls;
+mod caps;
 mod choice;
 mod drain;
+mod ejection;
 mod failures;
 mod flow;
 mod forwarding;
@@ -17,6 +19,7 @@ mod pools;
 mod proxy_protocol;
 mod records;
 mod reload;
+mod retries;
 mod secrets;
 mod tls;
 mod tunnel;

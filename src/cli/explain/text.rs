@@ -45,6 +45,8 @@ impl Answer<'_> {
             Reason::Override => "override: the request names the version",
             Reason::Key => "key: the version key's position on the ring decides",
             Reason::Random => "random: no override applies and there is no key",
+            // Never said here: what is down is known to a running proxy alone.
+            Reason::Failover => "failover: the version that was chosen is down",
         }
     }
 

@@ -57,7 +57,7 @@ fn an_http1_request_in_flight_finishes_with_connection_close() {
         let mut stream = proxy.connect().await;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         gate.someone_waits().await;
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         let draining = tokio::spawn(shards.drain(AMPLE));
         // It has begun when nobody listens any more.
         while TcpStream::connect(address).await.is_ok() {
@@ -81,7 +81,7 @@ fn an_http2_connection_is_told_to_go_away_and_its_streams_finish() {
         let mut asking = client.clone();
         let answer = tokio::spawn(async move { ask2(&mut asking, get2("/")).await });
         gate.someone_waits().await;
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         let draining = tokio::spawn(shards.drain(AMPLE));
         // Streams that come before the client has read GOAWAY are served, later ones are never sent.
         gate.go.add_permits(1);
@@ -103,7 +103,7 @@ fn idle_connections_are_closed_and_nobody_is_let_in() {
         let (mut idle_2, ended_2) = http2(proxy.connect().await).await;
         assert_eq!(ask1(&mut idle_1, get1("/")).await.text, "hello");
         assert_eq!(ask2(&mut idle_2, get2("/")).await.text, "hello");
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         assert_eq!(shards.drain(AMPLE).await, 0);
         ended_1.await.unwrap().unwrap();
         ended_2.await.unwrap().unwrap();
@@ -132,7 +132,7 @@ fn connections_that_have_asked_for_nothing_yet_do_not_hold_the_end_up() {
         // What does ask for something in time is served.
         let mut late = proxy.connect().await;
         let address = proxy.address();
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         let draining = tokio::spawn(shards.drain(AMPLE));
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
@@ -160,7 +160,7 @@ fn an_http2_client_that_acknowledges_nothing_does_not_hold_the_end_up() {
         let mut settings = [0; 9];
         client.read_exact(&mut settings).await.unwrap();
         assert_eq!(settings[3], 4, "a SETTINGS frame");
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         assert_eq!(shards.drain(AMPLE).await, 0);
     });
 }
@@ -180,7 +180,7 @@ fn a_response_that_is_being_sent_is_finished() {
         let mut response = client.send_request(get1("/")).await.unwrap();
         pipe.send(data("first ")).await.unwrap();
         response.frame().await.unwrap().unwrap();
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         let draining = tokio::spawn(shards.drain(AMPLE));
         pipe.send(data("last")).await.unwrap();
         drop(pipe);
@@ -201,7 +201,7 @@ fn what_does_not_end_is_cut_at_the_limit_and_counted() {
             gate.someone_waits().await;
             streams.push(stream);
         }
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         assert_eq!(shards.drain(Duration::from_millis(50)).await, 3);
         for mut stream in streams {
             assert_eq!(read_rest(&mut stream).await, "");
@@ -227,7 +227,7 @@ fn a_tunnel_goes_on_until_the_limit_and_is_then_cut_and_counted() {
             stream.write_all(ask.as_bytes()).await.unwrap();
             assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 101"));
             let address = proxy.address();
-            let Proxy { shards, folder: _folder } = proxy;
+            let Proxy { shards, folder: _folder, .. } = proxy;
             let limit = if ends { AMPLE } else { Duration::from_millis(300) };
             let draining = tokio::spawn(shards.drain(limit));
             while TcpStream::connect(address).await.is_ok() {
@@ -261,7 +261,7 @@ fn connections_that_are_queued_when_the_end_begins_are_served() {
             stream.set_nonblocking(true).unwrap();
             queued.push(stream);
         }
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         let draining = tokio::spawn(shards.drain(AMPLE));
         for stream in queued {
             let mut stream = TcpStream::from_std(stream).unwrap();
@@ -280,7 +280,7 @@ fn a_client_that_reads_its_last_response_slowly_gets_all_of_it() {
         let (mut client, _) = http1(proxy.connect().await).await;
         let response = client.send_request(get1("/")).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        let Proxy { shards, folder: _folder } = proxy;
+        let Proxy { shards, folder: _folder, .. } = proxy;
         let draining = tokio::spawn(shards.drain(AMPLE));
         assert_eq!(Answer::read(response).await.text.len(), 4 << 20);
         assert_eq!(draining.await.unwrap(), 0);

@@ -16,8 +16,8 @@ use bytes::Bytes;
 use gradual::config::{AccessTarget, Address, Config};
 use gradual::diag::Diagnostic;
 use gradual::export::access::AccessLog;
-use gradual::metrics::Registry;
-use gradual::proxy::{Services, Shards};
+use gradual::metrics::{Gauges, Registry};
+use gradual::proxy::{Services, Shards, Timing};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::BoxBody;
@@ -88,6 +88,14 @@ impl Proxy {
         proxy
     }
 
+    /// So many threads, with times of their own for upstreams that fail; and what they count.
+    pub(crate) async fn start_with(timing: Timing, threads: usize, text: &str) -> (Self, Counts) {
+        let (shards, counts) = shards_with(timing, threads);
+        let mut proxy = Self { shards, folder: tempfile::tempdir().unwrap() };
+        proxy.reload(text).await.unwrap();
+        (proxy, counts)
+    }
+
     /// Prepares a file and, if that is well, commits it.
     pub(crate) async fn reload(&mut self, text: &str) -> Result<(), Vec<Diagnostic>> {
         let prepared = self.shards.prepare(&parse(text, self.folder.path())).await?;
@@ -114,10 +122,28 @@ impl Proxy {
 
 /// Threads that serve nothing yet.
 pub(crate) fn shards(threads: usize) -> Shards {
+    shards_with(Timing::default(), threads).0
+}
+
+/// The same, with times of their own for upstreams that fail; and what they count.
+fn shards_with(timing: Timing, threads: usize) -> (Shards, Counts) {
     let threads = NonZeroUsize::new(threads).unwrap();
     let registry = Arc::new(Registry::default());
     let log = AccessLog::open(&AccessTarget::Off).unwrap();
-    Shards::start(threads, &Services { registry, log }).unwrap()
+    let services = Services { registry: Arc::clone(&registry), log };
+    (Shards::start_with(threads, &services, timing).unwrap(), Counts(registry))
+}
+
+/// What a proxy's shards count.
+pub(crate) struct Counts(Arc<Registry>);
+
+impl Counts {
+    /// The sample of `/metrics` whose name and labels begin like this; 0 where there is none.
+    pub(crate) fn of(&self, series: &str) -> u64 {
+        let text = self.0.render(&Gauges::default());
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
 }
 
 pub(crate) fn parse(text: &str, folder: &Path) -> Config {

@@ -19,6 +19,11 @@ impl Authority {
         Self { issuer: CertifiedIssuer::self_signed(params, key).unwrap() }
     }
 
+    /// Writes its own certificate into a folder, as `NAME.pem`.
+    pub(crate) fn write_itself(&self, folder: &Path, name: &str) {
+        std::fs::write(folder.join(format!("{name}.pem")), self.issuer.pem()).unwrap();
+    }
+
     /// Writes a certificate for these names into a folder, as `NAME.pem` and `NAME.key`.
     pub(crate) fn write(&self, folder: &Path, name: &str, names: &[&str]) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();

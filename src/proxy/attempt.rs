@@ -1,0 +1,284 @@
+//! Sending a request to an endpoint, and once more where that is safe.
+//!
+//! Safe is: nothing of the request was written; or HTTP/2 says that the upstream has not looked at it; or the method is
+//! idempotent (RFC 9110 section 9.2.2), the request has no body, and the upstream closed the connection before a byte of an
+//! answer came. So no upstream sees a POST twice. A request that was late once is not tried again: it would be late twice.
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use http::{Method, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+
+use super::balance::{self, Choice};
+use super::body::RequestBody;
+use super::failure::{Failure, Kind};
+use super::handler::{Exchange, Wait, chosen, failed};
+use super::record::Meter;
+use super::upstream::{Asks, Bounds, Endpoint, Lease, Need};
+use super::wire::Unanswered;
+use crate::config::Timeouts;
+use crate::metrics::Retry;
+
+/// What was tried for a request before.
+#[derive(Default)]
+pub(super) struct Attempts {
+    /// Whether only a new connection will do.
+    fresh: bool,
+    /// How often it came back without that anything was sent.
+    unsent: u8,
+    /// Whether it was sent on a kept connection that the upstream had closed. That is nobody's failure, and no load that
+    /// the budget should bound.
+    stale: bool,
+    /// Whether it was sent for the second time.
+    retried: bool,
+    /// Where it failed.
+    tried: Vec<Rc<Endpoint>>,
+}
+
+/// A request comes back so often because its kept connection had ended: there may be several such connections.
+const MOST_UNSENT: u8 = 4;
+
+impl Exchange {
+    /// Sends the request to one of its version's endpoints and waits for the response's head.
+    pub(super) async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
+        let (mut choice, timeouts, bounds) = self.choose()?;
+        let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
+        loop {
+            let once = !self.request.as_ref().is_some_and(is_replayable);
+            let asks = Asks { need, fresh: self.attempts.fresh, once, patience: timeouts.connect, bounds };
+            let mut lease = match choice.endpoint.lease(asks).await {
+                Ok(lease) => lease,
+                Err(failure) => {
+                    choice = self.unreachable(failure, choice)?;
+                    continue;
+                }
+            };
+            if need == Need::Tunnel {
+                let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;
+                self.dress_tunnel(&lease, extended)?;
+            }
+            self.dress(&lease)?;
+            let request = self.request.take().ok_or(Kind::Closed)?;
+            let copy = lease.copy(&request);
+            let sending = pin!(lease.send(request));
+            let wait = Wait { timeouts, progress: self.meter.progress.as_deref() };
+            let error = match wait.head_within(&self.meter.client, sending).await {
+                Ok(Ok(response)) => {
+                    self.answered(&mut choice);
+                    return Ok((response, lease));
+                }
+                Ok(Err(error)) => error,
+                Err(failure) => {
+                    self.count(failure.kind, &mut choice);
+                    return Err(failure);
+                }
+            };
+            choice = self.unanswered(error, &lease, copy, choice)?;
+        }
+    }
+
+    /// Counts what came of a request that was sent twice.
+    pub(super) fn count_retry(&self, succeeded: bool) {
+        if (self.attempts.stale || self.attempts.retried)
+            && let Some((_, version)) = chosen(&self.meter)
+        {
+            version.series.retried(if succeeded { Retry::Success } else { Retry::Failure });
+        }
+    }
+
+    /// Chooses an endpoint of the version, and notes it; with the deadlines and bounds that hold.
+    fn choose(&mut self) -> Result<(Choice, Timeouts, Bounds), Failure> {
+        let draw = self.meter.client.shard.draw();
+        let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
+        worker.budget.request();
+        let endpoints = version.backends.endpoints();
+        let none = if endpoints.is_empty() { Kind::NoUpstream } else { Kind::NoHealthyUpstream };
+        let choice = balance::choose(&endpoints, draw).ok_or(none)?;
+        drop(endpoints);
+        let limits = &self.meter.snapshot.blueprint.config.limits;
+        let bounds = Bounds { connections: limits.upstream_connections, pending: limits.upstream_pending };
+        let timeouts = *worker.timeouts();
+        note(&mut self.meter, &choice);
+        Ok((choice, timeouts, bounds))
+    }
+
+    /// The endpoint has answered.
+    fn answered(&self, choice: &mut Choice) {
+        if choice.answered() {
+            tracing::info!(upstream = &*choice.endpoint.label, "an ejected upstream answers again");
+        }
+    }
+
+    /// No connection could be had: nothing of the request was sent.
+    #[cold]
+    fn unreachable(&mut self, failure: Failure, mut choice: Choice) -> Result<Choice, Failure> {
+        if failure.kind == Kind::Overloaded {
+            if let Some((_, version)) = chosen(&self.meter) {
+                version.series.shed();
+            }
+            return Err(failure);
+        }
+        if failure.is_our_own() {
+            return Err(failure);
+        }
+        self.count(failure.kind, &mut choice);
+        self.attempts.tried.push(Rc::clone(&choice.endpoint));
+        if failure.kind == Kind::ConnectFailed
+            && let Some(other) = self.other_address(&choice.endpoint)
+        {
+            return Ok(other);
+        }
+        self.retry(failure, None)
+    }
+
+    /// Another address of a name at which nobody listens: `localhost` has two, and many servers listen at one of them.
+    fn other_address(&self, refused: &Endpoint) -> Option<Choice> {
+        let draw = self.meter.client.shard.draw();
+        let (_, version) = chosen(&self.meter)?;
+        let endpoints = version.backends.endpoints();
+        let same: Vec<_> = endpoints.iter().filter(|other| other.label == refused.label).cloned().collect();
+        balance::choose_other(&same, &self.attempts.tried, draw)
+    }
+
+    /// The request failed on its connection.
+    #[cold]
+    fn unanswered(
+        &mut self,
+        mut error: TrySendError<Request<RequestBody>>,
+        lease: &Lease,
+        copy: Option<Request<RequestBody>>,
+        mut choice: Choice,
+    ) -> Result<Choice, Failure> {
+        let endpoint = Rc::clone(&choice.endpoint);
+        if let Some(unsent) = error.take_message() {
+            self.request = Some(unsent);
+            self.attempts.fresh = true;
+            // The upstream had closed the connection, or said that it goes away.
+            if lease.reused && self.attempts.unsent < MOST_UNSENT {
+                self.attempts.unsent += 1;
+                return Ok(choice);
+            }
+            let failure = failed(error.into_error(), &self.meter);
+            self.count(failure.kind, &mut choice);
+            return self.retry(failure, Some(endpoint));
+        }
+        let reset = reset(error.error());
+        let failure = failed(error.into_error(), &self.meter);
+        let stale = lease.reused && reset == Reset::No && failure.kind == Kind::Closed;
+        if stale {
+            lease.was_stale();
+        } else if reset != Reset::Refused {
+            self.count(failure.kind, &mut choice);
+        }
+        let written = |request| Unanswered { request, written: reset != Reset::Refused };
+        let again = copy.map(written).or_else(|| lease.unanswered());
+        let Some(again) = again.filter(|again| failure.kind == Kind::Closed && self.may_send(again)) else {
+            return Err(failure);
+        };
+        self.request = Some(again.request);
+        if stale && !self.attempts.stale {
+            (self.attempts.stale, self.attempts.fresh) = (true, true);
+            return Ok(choice);
+        }
+        self.attempts.tried.push(Rc::clone(&endpoint));
+        self.retry(failure, Some(endpoint))
+    }
+
+    /// Whether a request may be sent again: what may have been seen only where seeing it twice does no harm, and only once.
+    fn may_send(&self, again: &Unanswered) -> bool {
+        let first = !self.attempts.stale && !self.attempts.retried;
+        !again.written || (first && is_idempotent(again.request.method()))
+    }
+
+    /// The one more attempt: at another endpoint, or else at `same`.
+    fn retry(&mut self, failure: Failure, same: Option<Rc<Endpoint>>) -> Result<Choice, Failure> {
+        if self.attempts.retried || !failure.kind.is_upstream() {
+            return Err(failure);
+        }
+        let draw = self.meter.client.shard.draw();
+        let Some((worker, version)) = chosen(&self.meter) else { return Err(failure) };
+        let other = balance::choose_other(&version.backends.endpoints(), &self.attempts.tried, draw);
+        let choice = match (other, same) {
+            // Rather once more where it failed than at one that is known to fail.
+            (Some(other), Some(same)) if other.endpoint.standing().ejection.is_ejected() => {
+                Choice::plain(&same)
+            }
+            (Some(other), _) => other,
+            (None, Some(same)) => Choice::plain(&same),
+            (None, None) => return Err(failure),
+        };
+        if !worker.budget.take(Instant::now()) {
+            version.series.retried(Retry::Budget);
+            return Err(failure);
+        }
+        (self.attempts.retried, self.attempts.fresh) = (true, true);
+        note(&mut self.meter, &choice);
+        Ok(choice)
+    }
+
+    /// Counts a failure against its endpoint, where it is the endpoint's.
+    fn count(&self, kind: Kind, choice: &mut Choice) {
+        let of_endpoint = matches!(
+            kind,
+            Kind::ConnectFailed
+                | Kind::ConnectTimeout
+                | Kind::TlsFailed
+                | Kind::Closed
+                | Kind::Protocol
+                | Kind::ResponseTimeout
+        );
+        let Some((worker, version)) = chosen(&self.meter).filter(|_| of_endpoint) else { return };
+        if choice.failed(&version.backends.endpoints(), self.meter.client.shard.draw()) {
+            tracing::warn!(
+                worker = worker.name(),
+                version = version.id(),
+                upstream = &*choice.endpoint.label,
+                kind = kind.as_str(),
+                "an upstream that fails again and again gets no requests for a while"
+            );
+        }
+    }
+}
+
+/// Notes where the request goes.
+fn note(meter: &mut Meter, choice: &Choice) {
+    if let Some(line) = &mut meter.line {
+        line.upstream = Some(Rc::clone(&choice.endpoint.label));
+    }
+}
+
+fn is_replayable(request: &Request<RequestBody>) -> bool {
+    request.body().is_end_stream() && is_idempotent(request.method())
+}
+
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// What an HTTP/2 upstream said of one request's stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reset {
+    /// Nothing: the connection ended.
+    No,
+    /// That it has not looked at it (RFC 9113 section 8.7).
+    Refused,
+    /// That it ends it.
+    Ended,
+}
+
+fn reset(error: &hyper::Error) -> Reset {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    match source.filter(|error| error.is_reset() && error.is_remote()) {
+        Some(error) if error.reason() == Some(h2::Reason::REFUSED_STREAM) => Reset::Refused,
+        Some(_) => Reset::Ended,
+        None => Reset::No,
+    }
+}
