@@ -36,6 +36,7 @@ async fn head(stream: &mut TcpStream) -> String {
 /// Ends a connection so that the other side is told at once that it is broken.
 fn reset(stream: TcpStream) {
     stream.set_zero_linger().unwrap();
+    drop(stream);
 }
 
 async fn through(upstream: &Backend) -> (Proxy, Counts) {
