@@ -20,6 +20,7 @@ mod stream;
 mod tls;
 mod tunnel;
 mod upstream;
+mod wire;
 
 use std::collections::HashMap;
 use std::io;

@@ -27,6 +27,7 @@ use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
 use super::upstream::{self, Endpoint, Lease, Need};
+use super::wire;
 use crate::config::{self, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::{Head, KEY_HEADER, Lines};
@@ -268,6 +269,12 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
         return Err(Kind::Connect.into());
     }
     seen.check(parts)?;
+    // The codec takes a length off that stands beside a transfer coding.
+    if seen.is_chunked()
+        && wire::has_line(client.watch.turn(), parts.method.as_str(), "content-length") == Some(true)
+    {
+        return Err(Kind::BadRequest("the request's length is ambiguous").into());
+    }
     let host = head::authority(parts, deciding.host)?;
     answer_here(settings, parts, host.as_ref(), https)?;
     let head = view(client, parts, host.as_ref());
@@ -535,8 +542,7 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
     if kind.is_upstream() {
         meter.warn(failure);
     }
-    let body = format!("{{\"error\":\"{}\",\"message\":\"{}\"}}\n", kind.as_str(), kind.message());
-    let mut response = Response::new(Bytes::from(body));
+    let mut response = Response::new(Bytes::from(kind.body()));
     *response.status_mut() = kind.status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
