@@ -5,6 +5,7 @@
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
 mod body;
+mod chunks;
 mod connection;
 mod cork;
 mod failure;

@@ -269,11 +269,9 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
         return Err(Kind::Connect.into());
     }
     seen.check(parts)?;
-    // The codec takes a length off that stands beside a transfer coding.
-    if seen.is_chunked()
-        && wire::has_line(client.watch.turn(), parts.method.as_str(), "content-length") == Some(true)
-    {
-        return Err(Kind::BadRequest("the request's length is ambiguous").into());
+    // The codec takes off a length that stands beside a transfer coding.
+    if seen.is_chunked() {
+        wire::check_chunked(client.watch.turn(), parts.method.as_str())?;
     }
     let host = head::authority(parts, deciding.host)?;
     answer_here(settings, parts, host.as_ref(), https)?;

@@ -2,7 +2,8 @@
 //!
 //! A head that the codec cannot read never becomes a request: the codec answers it with a bare status. That answer is
 //! given here what every refusal of this proxy has, and is recorded like one. And the codec drops a `Content-Length` beside
-//! `Transfer-Encoding` without a word: so the head is kept as it was on the wire for as long as it may be asked for.
+//! `Transfer-Encoding` without a word, and reads chunks leniently: so the head of a chunked request is looked at as it was
+//! on the wire, and the lines between its chunks are.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Write};
@@ -13,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::chunks::{Chunks, Malformed, SharedChunks};
 use super::failure::Kind;
 
 /// Whose turn it is on a connection. Its stream must be `Send`, as upgrades demand, so this is atomic; but only one
@@ -24,6 +26,8 @@ pub(super) struct Turn {
     head: AtomicU8,
     /// The status of the codec's own answer; 0 where there was none.
     refused: AtomicU16,
+    /// The chunked body that is under way.
+    chunks: SharedChunks,
 }
 
 /// No request is under way, and everything is sent: the codec reads a head. What it writes now, it says by itself.
@@ -99,30 +103,51 @@ pub(super) struct Wire<S> {
 struct Last {
     owner: usize,
     bytes: Vec<u8>,
+    /// Whether there was more.
+    cut: bool,
 }
 
-/// The most of a head that is kept. The codec's answer to ambiguous lengths in larger ones is safe, but no refusal.
+/// The most that is kept. What stands behind it is not looked at here, and what the codec does with it is safe, too.
 const KEPT: usize = 64 << 10;
 
 thread_local! {
     static LAST: RefCell<Last> = RefCell::default();
 }
 
-/// Whether the head that a request came with, as it was on the wire, has a line of this name: `None` where that cannot be
-/// told, because the request was sent behind another one without waiting for its answer.
-pub(super) fn has_line(turn: &Arc<Turn>, method: &str, name: &str) -> Option<bool> {
+/// Looks at a chunked request as it was on the wire, and from now on at the lines between its chunks. A `Content-Length`
+/// beside the transfer coding is ambiguous (RFC 9112 section 6.3).
+///
+/// A request that was sent behind another one, without waiting for its answer, cannot be looked at: what the codec does with
+/// it is safe (the coding wins, and the connection closes), though it is no refusal.
+pub(super) fn check_chunked(turn: &Arc<Turn>, method: &str) -> Result<(), Kind> {
     LAST.with_borrow(|last| {
         if last.owner != turn.id() || turn.head.load(Ordering::Relaxed) != TAKEN {
-            return None;
+            return Ok(());
         }
-        let head = last.bytes.trim_ascii_start();
-        let mut lines = head.split(|&byte| byte == b'\n');
-        let rest = lines.next()?.strip_prefix(method.as_bytes())?;
-        if !rest.starts_with(b" ") {
-            return None;
+        let bytes = last.bytes.trim_ascii_start();
+        if bytes.strip_prefix(method.as_bytes()).is_none_or(|rest| !rest.starts_with(b" ")) {
+            return Ok(());
         }
-        let fields = lines.take_while(|line| !line.trim_ascii_end().is_empty());
-        Some(fields.into_iter().any(|line| is_named(line, name)))
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let line = &rest[..end];
+            rest = &rest[end + 1..];
+            if line.trim_ascii_end().is_empty() {
+                if last.cut {
+                    break;
+                }
+                let mut chunks = Chunks::BEGIN;
+                chunks
+                    .read(rest)
+                    .map_err(|Malformed| Kind::BadRequest("the request's chunks are malformed"))?;
+                turn.chunks.set(chunks);
+                break;
+            }
+            if is_named(line, "content-length") {
+                return Err(Kind::BadRequest("the request's length is ambiguous"));
+            }
+        }
+        Ok(())
     })
 }
 
@@ -140,7 +165,8 @@ impl<S> Wire<S> {
     fn keep(&mut self, bytes: &[u8]) {
         self.turn.head.store(READ, Ordering::Relaxed);
         let (owner, before) = (self.turn.id(), &self.partial);
-        let bytes = &bytes[..bytes.len().min(KEPT.saturating_sub(before.len()))];
+        let kept = bytes.len().min(KEPT.saturating_sub(before.len()));
+        let (bytes, cut) = (&bytes[..kept], kept < bytes.len());
         LAST.with_borrow_mut(|last| {
             if last.owner != owner || last.bytes.len() != before.len() {
                 last.owner = owner;
@@ -148,6 +174,7 @@ impl<S> Wire<S> {
                 last.bytes.extend_from_slice(before);
             }
             last.bytes.extend_from_slice(bytes);
+            last.cut = cut;
         });
         // Nearly all heads come in one piece, and end it.
         if !before.is_empty() || !bytes.ends_with(b"\r\n\r\n") {
@@ -208,10 +235,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
         if this.turn.is_open() {
             this.keep(&buf.filled()[before..]);
-        } else if !this.partial.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if !this.partial.is_empty() {
             this.partial = Vec::new();
         }
-        Poll::Ready(Ok(()))
+        let read = this.turn.chunks.read(&buf.filled()[before..]);
+        Poll::Ready(read.map_err(|Malformed| io::Error::new(io::ErrorKind::InvalidData, "malformed chunks")))
     }
 }
 

@@ -173,9 +173,9 @@ impl Frames {
             _ => None,
         });
         let went = || came.frames.iter().find_map(|frame| (frame.kind == GOAWAY).then(|| code(frame)));
-        of_stream.or_else(|| went().filter(|&code| code != 0).map(Outcome::GoAway)).or_else(|| {
-            came.closed.then(|| went().map_or(Outcome::Closed, Outcome::GoAway))
-        })
+        of_stream
+            .or_else(|| went().filter(|&code| code != 0).map(Outcome::GoAway))
+            .or_else(|| came.closed.then(|| went().map_or(Outcome::Closed, Outcome::GoAway)))
     }
 
     /// The bytes of a stream's DATA frames, and whether the last said that it was the last.
@@ -259,7 +259,11 @@ fn integer(block: &mut Vec<u8>, value: usize) {
 /// The status that a header block begins with: one of the static table, or three digits, Huffman-coded or not.
 fn status(block: &[u8]) -> u16 {
     // A change of the table's size may come first.
-    let start = block.iter().position(|byte| byte & 0xe0 != 0x20).unwrap_or(0);
+    let start = match block {
+        [0x3f, rest @ ..] => rest.iter().position(|byte| byte & 0x80 == 0).map_or(0, |last| last + 2),
+        [0x20..=0x3e, ..] => 1,
+        _ => 0,
+    };
     match &block[start..] {
         [indexed @ 0x88..=0x8e, ..] => [200, 204, 206, 304, 400, 404, 500][usize::from(indexed - 0x88)],
         [0x08 | 0x18 | 0x48, length, value @ ..] => {

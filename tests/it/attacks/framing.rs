@@ -53,7 +53,8 @@ async fn a_length_that_is_said_twice_or_with_zeros_is_refused_or_becomes_one_pla
     let mut trial = Trial::default();
     for fields in ["Content-Length: 5\r\nContent-Length: 5", "Content-Length: 005", "Content-Length: 5, 5"] {
         let before = stage.upstream.requests().len();
-        let replies = stage.answers(request("POST /", &format!("{fields}\r\nConnection: close"), "hello")).await;
+        let replies =
+            stage.answers(request("POST /", &format!("{fields}\r\nConnection: close"), "hello")).await;
         let judged = match &replies.as_deref() {
             Ok([reply]) if reply.status == 400 && stage.upstream.requests().len() == before => Ok(()),
             Ok([reply]) if reply.status == 200 => {
@@ -102,7 +103,9 @@ async fn unknown_repeated_and_disguised_transfer_codings_are_refused() {
 #[tokio::test]
 async fn a_transfer_coding_in_http_1_0_is_refused() {
     let stage = Stage::new().await;
-    let old = |fields: &str| format!("POST / HTTP/1.0\r\nHost: shop.example\r\n{fields}\r\n\r\n0\r\n\r\n").into_bytes();
+    let old = |fields: &str| {
+        format!("POST / HTTP/1.0\r\nHost: shop.example\r\n{fields}\r\n\r\n0\r\n\r\n").into_bytes()
+    };
     let cases = [
         ("kept alive", old("Connection: keep-alive\r\nTransfer-Encoding: chunked")),
         ("closing", old("Transfer-Encoding: chunked")),
@@ -195,7 +198,11 @@ async fn chunk_extensions_are_bounded_and_never_forwarded() {
         ("NUL", chunked("5;a\x00b\r\nhello\r\n0\r\n\r\n")),
     ];
     stage.refuses(&[400], Reaches::Part, &cases).await;
-    let small = request("POST /", "Transfer-Encoding: chunked\r\nConnection: close", "5;a=\"b\"\r\nhello\r\n0;c\r\n\r\n");
+    let small = request(
+        "POST /",
+        "Transfer-Encoding: chunked\r\nConnection: close",
+        "5;a=\"b\"\r\nhello\r\n0;c\r\n\r\n",
+    );
     assert_eq!(stage.answers(small).await.unwrap()[0].status, 200);
     heard(&stage.upstream, 2).await;
     assert_eq!(stage.upstream.last().body, b"hello");
@@ -249,7 +256,11 @@ async fn behind_another_request_an_ambiguous_length_never_reaches_the_upstream_a
         request("POST /first", "Content-Length: 5", "hello"),
         request("POST /first", "Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n"),
     ] {
-        let attack = request("POST /second", "Content-Length: 3\r\nTransfer-Encoding: chunked", "2\r\nab\r\n0\r\n\r\n");
+        let attack = request(
+            "POST /second",
+            "Content-Length: 3\r\nTransfer-Encoding: chunked",
+            "2\r\nab\r\n0\r\n\r\n",
+        );
         let replies = stage.answers([&first, &attack, CANARY.as_bytes()].concat()).await.unwrap();
         // The coding wins, or it is refused; either way nothing behind it is read.
         assert_eq!((replies.len(), replies[0].status), (2, 200), "{replies:?}");
@@ -258,7 +269,11 @@ async fn behind_another_request_an_ambiguous_length_never_reaches_the_upstream_a
     }
     eventually("the upstream heard all", || stage.upstream.requests().len() >= 3).await;
     assert!(!stage.upstream.all().contains("/canary"));
-    let second: Vec<_> =
-        stage.upstream.requests().into_iter().filter(|heard| heard.line.starts_with("POST /second ")).collect();
+    let second: Vec<_> = stage
+        .upstream
+        .requests()
+        .into_iter()
+        .filter(|heard| heard.line.starts_with("POST /second "))
+        .collect();
     assert!(second.iter().all(|heard| heard.field("content-length").is_none() && heard.body == b"ab"));
 }

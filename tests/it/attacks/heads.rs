@@ -8,8 +8,20 @@ use super::language::{OK, Reaches, Stage, Trial, Upstream, request};
 async fn malformed_field_lines_are_refused() {
     let stage = Stage::new().await;
     let mut cases: Vec<(&str, Vec<u8>)> = [
-        ": x", "no colon", "X : a", "X\t: a", " X: a", "X: a\x00b", "X: \x01", "X: a\x7fb", "X\x00: a", "X Y: a",
-        "(X): a", "X\u{e9}: a", "\"X\": a", "X: a\x0bb",
+        ": x",
+        "no colon",
+        "X : a",
+        "X\t: a",
+        " X: a",
+        "X: a\x00b",
+        "X: \x01",
+        "X: a\x7fb",
+        "X\x00: a",
+        "X Y: a",
+        "(X): a",
+        "X\u{e9}: a",
+        "\"X\": a",
+        "X: a\x0bb",
     ]
     .into_iter()
     .map(|field| (field, request("GET /", field, "")))
@@ -23,9 +35,21 @@ async fn malformed_request_lines_are_refused() {
     let stage = Stage::new().await;
     let with = |line: &str| format!("{line}\r\nHost: shop.example\r\n\r\n").into_bytes();
     let cases = [
-        "GET  / HTTP/1.1", "GET /", "GET / HTTP/1.2", "GET / HTTP/2.0", "GET / http/1.1", "GET / HTTP/1.1 x",
-        "GET / HTTPS/1.1", "G\x00T / HTTP/1.1", "G(T / HTTP/1.1", " GET / HTTP/1.1", "/ HTTP/1.1", "GET\t/\tHTTP/1.1",
-        "GET /\tHTTP/1.1", "\u{e9} / HTTP/1.1", "HTTP/1.1 200 OK",
+        "GET  / HTTP/1.1",
+        "GET /",
+        "GET / HTTP/1.2",
+        "GET / HTTP/2.0",
+        "GET / http/1.1",
+        "GET / HTTP/1.1 x",
+        "GET / HTTPS/1.1",
+        "G\x00T / HTTP/1.1",
+        "G(T / HTTP/1.1",
+        " GET / HTTP/1.1",
+        "/ HTTP/1.1",
+        "GET\t/\tHTTP/1.1",
+        "GET /\tHTTP/1.1",
+        "\u{e9} / HTTP/1.1",
+        "HTTP/1.1 200 OK",
     ];
     let cases: Vec<_> = cases.iter().map(|&line| (line, with(line))).collect();
     stage.refuses(&[400], Reaches::Nothing, &cases).await;
@@ -55,8 +79,8 @@ async fn a_missing_repeated_or_malformed_host_is_refused() {
         ("two beside a target".to_owned(), b"GET http://a/ HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_vec()),
     ];
     for host in [
-        "", "a, b", "a/x", "/x", "u@a", "u:p@a", "a b", "a:b", "a:-1", "a:99999", "a:80:80", "::1", "[::1", "[::1]x",
-        "a#", "a?b", "a\\b", "\u{e9}", "http://a", "a%00b", "<a>", "a;b", "\"a\"",
+        "", "a, b", "a/x", "/x", "u@a", "u:p@a", "a b", "a:b", "a:-1", "a:99999", "a:80:80", "::1", "[::1",
+        "[::1]x", "a#", "a?b", "a\\b", "\u{e9}", "http://a", "a%00b", "<a>", "a;b", "\"a\"",
     ] {
         cases.push((format!("{host:?}"), with(&format!("Host: {host}\r\n"))));
     }
@@ -72,13 +96,21 @@ async fn what_the_codec_itself_cannot_read_is_counted_and_logged_like_every_refu
     stage.exchange(request("GET /", &format!("X: {}", "y".repeat(1 << 20)), "")).await.map(none).unwrap();
     stage.exchange(request(&format!("GET /{}", "a".repeat(70_000)), "", "")).await.map(none).unwrap();
     // On a connection that had a request before, too.
-    stage.exchange([request("GET /fine", "", ""), request("GET /", "X : a", "")].concat()).await.map(none).unwrap();
+    stage
+        .exchange([request("GET /fine", "", ""), request("GET /", "X : a", "")].concat())
+        .await
+        .map(none)
+        .unwrap();
     let (metrics, lines) = stage.records().await;
     let said: Vec<_> = lines
         .iter()
-        .map(|line| json!([line["Event"]["Response"]["Status"], line["Error"], line["Outcome"], line["ClientIP"]]))
+        .map(|line| {
+            json!([line["Event"]["Response"]["Status"], line["Error"], line["Outcome"], line["ClientIP"]])
+        })
         .collect();
-    for (status, error, count) in [(400, "bad-request", 2), (431, "head-too-large", 1), (414, "uri-too-long", 1)] {
+    for (status, error, count) in
+        [(400, "bad-request", 2), (431, "head-too-large", 1), (414, "uri-too-long", 1)]
+    {
         let expected = json!([status, error, "ok", "127.0.0.1"]);
         assert_eq!(said.iter().filter(|line| **line == expected).count(), count, "{status}: {said:?}");
     }
@@ -115,7 +147,8 @@ async fn an_upstreams_own_refusal_is_not_taken_for_the_codecs() {
 #[tokio::test]
 async fn whatever_stands_in_a_head_its_log_line_is_one_line_of_valid_json() {
     let stage = Stage::new().await;
-    let targets = ["/%0d%0a%1b[31m", "/\\", "/a?\"b\"'", "/{}", "/\u{e4}\u{202e}", "/%00%ff", "/<script>", "/,\"a\":1"];
+    let targets =
+        ["/%0d%0a%1b[31m", "/\\", "/a?\"b\"'", "/{}", "/\u{e4}\u{202e}", "/%00%ff", "/<script>", "/,\"a\":1"];
     let mut sent = 0;
     for target in targets {
         let fields = "X: \x1b[31m\\\"\r\nUser-Agent: \"},{\"\r\nConnection: close".replace('\x1b', "");

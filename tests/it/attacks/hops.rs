@@ -20,9 +20,17 @@ async fn nominated_and_customary_hop_by_hop_fields_of_a_request_go_no_further() 
     )
     .await;
     let mut trial = Trial::default();
-    for name in
-        ["x-hop", "x-other", "keep-alive", "proxy-connection", "te", "upgrade", "http2-settings", "connection", "trailer"]
-    {
+    for name in [
+        "x-hop",
+        "x-other",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "upgrade",
+        "http2-settings",
+        "connection",
+        "trailer",
+    ] {
         trial.same(name, heard.field(name), None);
     }
     trial.same("x-stays", heard.field("x-stays").as_deref(), Some("3"));

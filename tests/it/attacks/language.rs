@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::frames::{Frames, Outcome};
+use super::frames::Frames;
 use super::strict::{self, Heard, find};
 use crate::support::{Authority, Backend, File, Pipe, Proxy, eventually, file, raw_backend, tls_client};
 
@@ -43,6 +43,8 @@ pub(super) enum When {
     Whole,
     /// As soon as its head is there.
     Head,
+    /// Only where it is an honest neighbour's.
+    Honest,
     Never,
 }
 
@@ -106,6 +108,7 @@ async fn converse(mut socket: TcpStream, wires: Wires, place: usize, answer: Arc
             match when {
                 When::Whole => strict::read(&wire.bytes).map_or(0, |(requests, _)| requests.len()),
                 When::Head => usize::from(find(&wire.bytes, b"\r\n\r\n").is_some()),
+                When::Honest => strict::read(&wire.bytes).map_or(0, |(requests, _)| honest(&requests)),
                 When::Never => 0,
             }
         };
@@ -118,6 +121,10 @@ async fn converse(mut socket: TcpStream, wires: Wires, place: usize, answer: Arc
             answered += 1;
         }
     }
+}
+
+fn honest(requests: &[Heard]) -> usize {
+    requests.iter().filter(|heard| heard.line.starts_with("GET /honest ")).count()
 }
 
 /// How a client comes.
@@ -232,27 +239,6 @@ impl Stage {
     pub(super) async fn records(self) -> (String, Vec<Value>) {
         self.proxy.records().await
     }
-
-    /// The same trial by both ways to HTTP/2, each case on a connection of its own: how the stream of each ends.
-    pub(super) async fn streams<H>(&self, cases: &[(&str, H)], judge: impl Fn(&Outcome) -> bool)
-    where
-        H: Fn(&mut Frames, Way),
-    {
-        assert!(!cases.is_empty());
-        let mut trial = Trial::default();
-        for way in HTTP2 {
-            for (name, attack) in cases {
-                let mut frames = self.http2(way).await;
-                attack(&mut frames, way);
-                frames.flush().await;
-                let outcome = frames.outcome(1).await;
-                let judged = if judge(&outcome) { Ok(()) } else { Err(format!("{outcome:?}")) };
-                trial.note(&format!("{way:?}: {name}"), judged);
-            }
-        }
-        trial.note("the upstream", self.heard_nothing_but_honest(Reaches::Part).await);
-        trial.end();
-    }
 }
 
 /// How much of an attack may reach an upstream.
@@ -327,7 +313,8 @@ pub(super) fn replies(mut bytes: &[u8]) -> Result<Vec<Reply>, String> {
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
         let status = status.ok_or_else(|| format!("no status in {}", shown()))?;
-        let split = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let split =
+            |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
         let fields: Option<Vec<_>> = lines.map(split).collect();
         let fields = fields.ok_or_else(|| format!("a field without colon in {}", shown()))?;
         bytes = &bytes[end + 4..];

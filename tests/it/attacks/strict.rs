@@ -136,7 +136,8 @@ pub(super) fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 
 #[test]
 fn the_strict_reader_itself_reads_canonical_requests_and_no_others() {
-    let one = b"POST /a HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx: y\r\n\r\n";
+    let one =
+        b"POST /a HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx: y\r\n\r\n";
     let (requests, rest) = read(one).unwrap();
     assert_eq!((requests.len(), &requests[0].body[..], rest.len()), (1, &b"ok"[..], 0));
     assert_eq!(requests[0].trailers, [("x".to_owned(), "y".to_owned())]);

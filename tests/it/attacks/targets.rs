@@ -32,22 +32,38 @@ async fn over_http_2_the_authority_wins_over_host_or_the_request_is_refused() {
             frames.flush().await;
             let outcome = frames.outcome(1).await;
             let fine = outcome.is_malformed() || outcome == super::frames::Outcome::Status(200);
-            trial.note(&format!("{way:?} {hosts:?}"), if fine { Ok(()) } else { Err(format!("{outcome:?}")) });
+            trial
+                .note(&format!("{way:?} {hosts:?}"), if fine { Ok(()) } else { Err(format!("{outcome:?}")) });
         }
     }
     trial.end();
     stage.serves_neighbours().await;
     assert!(!stage.upstream.all().contains("evil.example"), "{}", stage.upstream.all());
-    assert!(stage.upstream.requests().iter().all(|heard| heard.field("host").as_deref() == Some("shop.example")));
+    assert!(
+        stage.upstream.requests().iter().all(|heard| heard.field("host").as_deref() == Some("shop.example"))
+    );
 }
 
 #[tokio::test]
 async fn targets_of_another_form_than_the_method_has_are_refused() {
     let stage = Stage::new().await;
     let cases = [
-        "GET a:80", "GET t", "GET *", "POST *", "GET ?a", "GET //", "GET ftp://shop.example/", "GET file:///etc/passwd",
-        "GET http://u@shop.example/", "GET http://u:p@shop.example/", "GET http:///a", "GET http://shop.example:x/",
-        "GET gopher://a", "OPTIONS t", "GET http://", "GET shop.example:80/a",
+        "GET a:80",
+        "GET t",
+        "GET *",
+        "POST *",
+        "GET ?a",
+        "GET //",
+        "GET ftp://shop.example/",
+        "GET file:///etc/passwd",
+        "GET http://u@shop.example/",
+        "GET http://u:p@shop.example/",
+        "GET http:///a",
+        "GET http://shop.example:x/",
+        "GET gopher://a",
+        "OPTIONS t",
+        "GET http://",
+        "GET shop.example:80/a",
     ];
     let cases: Vec<_> =
         cases.iter().filter(|&&line| line != "GET //").map(|&line| (line, request(line, "", ""))).collect();
@@ -57,7 +73,8 @@ async fn targets_of_another_form_than_the_method_has_are_refused() {
 #[tokio::test]
 async fn fragments_controls_and_spaces_in_a_target_are_refused_or_cut() {
     let stage = Stage::new().await;
-    let cases = ["GET /a\x00b", "GET /a\x7fb", "GET /a b", "GET /a\tb", "GET /\x01", "GET /a\x1b[31m", "GET /a?b c"];
+    let cases =
+        ["GET /a\x00b", "GET /a\x7fb", "GET /a b", "GET /a\tb", "GET /\x01", "GET /a\x1b[31m", "GET /a?b c"];
     let cases: Vec<_> = cases.iter().map(|&line| (line, request(line, "", ""))).collect();
     stage.refuses(&[400], Reaches::Nothing, &cases).await;
     for line in ["GET /a#b", "GET /a?c#b", "GET /#", "GET http://shop.example/a#b", "GET /a#/../b"] {
@@ -72,9 +89,22 @@ async fn fragments_controls_and_spaces_in_a_target_are_refused_or_cut() {
 async fn the_bytes_of_a_path_are_never_decoded_or_tidied_up() {
     let stage = Stage::new().await;
     let mut trial = Trial::default();
-    let targets = ["/%0d%0aX:%20y", "/%2e%2e/a", "/a/../b", "//a", "/a//b", "/%00", "/a%2fb", "/;x=y", "/a?%0a", "/%zz"];
+    let targets = [
+        "/%0d%0aX:%20y",
+        "/%2e%2e/a",
+        "/a/../b",
+        "//a",
+        "/a//b",
+        "/%00",
+        "/a%2fb",
+        "/;x=y",
+        "/a?%0a",
+        "/%zz",
+    ];
     for target in targets {
-        let status = stage.answers(request(&format!("GET {target}"), "Connection: close", "")).await.unwrap()[0].status;
+        let status = stage.answers(request(&format!("GET {target}"), "Connection: close", "")).await.unwrap()
+            [0]
+        .status;
         trial.same(target, status, 200);
         trial.same(target, stage.upstream.last().line, format!("GET {target} HTTP/1.1"));
     }
