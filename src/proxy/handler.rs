@@ -440,7 +440,12 @@ impl Wait<'_> {
     ) -> Result<T, Failure> {
         let mut head = head;
         let begun = Instant::now();
-        let due = begun + self.timeouts.response;
+        // Whose turn it is to go on is looked at for the first time as soon as any limit may have passed.
+        let due = begun
+            + match self.progress {
+                Some(_) => self.timeouts.response.min(self.timeouts.idle),
+                None => self.timeouts.response,
+            };
         let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
         timer.as_mut().reset(due.into());
         let waited = poll_fn(|context| {

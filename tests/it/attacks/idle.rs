@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::frames::{DATA, Outcome, SETTINGS, request as fields};
 use super::language::{HTTP2, OK, Reaches, Stage, Upstream, Way, When, exchange, refusal, request};
@@ -64,6 +64,11 @@ async fn what_clients_do_not_read_is_not_fetched_in_full_from_the_upstream() {
     let backend = crate::support::raw_backend(move |mut socket| {
         let count = std::sync::Arc::clone(&count);
         async move {
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = socket.read_u8().await else { return };
+                heard.push(byte);
+            }
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
             let _ = socket.write_all(head.as_bytes()).await;
             let piece = vec![b'x'; 64 << 10];

@@ -43,6 +43,8 @@ pub(super) enum When {
     Whole,
     /// As soon as its head is there.
     Head,
+    /// As soon as its head is there, and then it closes.
+    HeadThenClose,
     /// Only where it is an honest neighbour's.
     Honest,
     Never,
@@ -107,7 +109,7 @@ async fn converse(mut socket: TcpStream, wires: Wires, place: usize, answer: Arc
             wire.ended = read == 0;
             match when {
                 When::Whole => strict::read(&wire.bytes).map_or(0, |(requests, _)| requests.len()),
-                When::Head => usize::from(find(&wire.bytes, b"\r\n\r\n").is_some()),
+                When::Head | When::HeadThenClose => usize::from(find(&wire.bytes, b"\r\n\r\n").is_some()),
                 When::Honest => strict::read(&wire.bytes).map_or(0, |(requests, _)| honest(&requests)),
                 When::Never => 0,
             }
@@ -119,6 +121,9 @@ async fn converse(mut socket: TcpStream, wires: Wires, place: usize, answer: Arc
             // The proxy may have hung up on a bad answer.
             let _ = socket.write_all(&answer).await;
             answered += 1;
+            if when == When::HeadThenClose {
+                let _ = socket.shutdown().await;
+            }
         }
     }
 }
