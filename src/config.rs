@@ -6,7 +6,9 @@
 mod address;
 mod deployment;
 mod fields;
+mod health;
 mod keys;
+mod limits;
 mod parse;
 mod schema;
 mod sections;
@@ -21,6 +23,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
+pub use health::{HealthCheck, OnUnavailable, Probe, StatusRange};
+pub use limits::Limits;
 pub use parse::parse;
 pub use schema::json_schema;
 
@@ -119,13 +123,6 @@ impl TrustedProxies {
     }
 }
 
-/// `[limits]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    /// How long requests in flight may go on after the first signal to stop.
-    pub drain_timeout: Duration,
-}
-
 /// `[log]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
@@ -171,6 +168,10 @@ pub struct Worker {
     pub expose_version: bool,
     /// The `Host` that upstreams see.
     pub upstream_host: UpstreamHost,
+    /// What becomes of requests whose version is down.
+    pub on_unavailable: OnUnavailable,
+    /// The file of the secret without which an override does not count; `None`: it needs none.
+    pub overrides_secret_file: Option<Spanned<PathBuf>>,
     /// Deadlines towards upstreams.
     pub timeouts: Timeouts,
     /// Every version that the file lists, in its order; a deployment may name only some.
@@ -219,6 +220,8 @@ pub struct Version {
     pub upstreams: Vec<Spanned<Upstream>>,
     /// How `https://` upstreams are verified, and what they are shown.
     pub tls: UpstreamTls,
+    /// How they are asked whether they are well; `None`: they are not asked.
+    pub health: Option<HealthCheck>,
 }
 
 /// `tls = { … }` of a version.

@@ -124,6 +124,14 @@ const DURATION: Kind = Kind::Text {
     form: "a duration such as \"500ms\", \"30s\", \"5m\" or \"1h\", at most \"24h\"",
     pattern: "^[0-9]+(ms|s|m|h)$",
 };
+const SIZE: Kind = Kind::Text {
+    form: "a number of bytes such as \"512B\", \"64KiB\" or \"1MiB\"",
+    pattern: "^[0-9]+(B|KiB|MiB|GiB)$",
+};
+const STATUS: Kind = Kind::Text {
+    form: "a status such as \"200\", or a range such as \"200-399\"",
+    pattern: "^[1-5][0-9][0-9](-[1-5][0-9][0-9])?$",
+};
 const ADDRESS: Kind = Kind::Text {
     form: "an IP address and a port such as \"127.0.0.1:8080\" or \"[::1]:8080\", or \"unix:\" and a path",
     pattern: "^(unix:.+|.+:[0-9]+)$",
@@ -197,12 +205,30 @@ static CERTIFICATE: Section = Section {
 static LIMITS: Section = Section {
     name: "[limits]",
     doc: "Bounds and deadlines.",
-    keys: &[key(
-        "drain_timeout",
-        DURATION,
-        "How long requests in flight may go on after the signal to stop; \"0s\" ends them at once.",
-    )
-    .or("30s")],
+    keys: &[
+        key("drain_timeout", DURATION, "How long requests in flight may go on after the signal to stop; \"0s\" ends them at once.").or("30s"),
+        key("retired_grace", DURATION, "How long streams may go on whose version has left the deployment; then they are ended. Default: as long as they like."),
+        key("header_bytes", SIZE, "The most bytes of a request's head; more is 431.").or("64KiB"),
+        key("header_count", Kind::Integer { least: 1, most: 1000 }, "The most header lines of a request; more is 431.").or("100"),
+        key("uri_bytes", SIZE, "The most bytes of a request's target; more is 414.").or("16KiB"),
+        key("tls_handshake_timeout", DURATION, "For the TLS handshake, and for a PROXY protocol header.").or("10s"),
+        key("detection_timeout", DURATION, "For a new connection's first bytes, until it is known whether it speaks HTTP/1.1 or HTTP/2.").or("30s"),
+        key("header_timeout", DURATION, "From the first byte of a request's head to its last.").or("30s"),
+        key("keep_alive_timeout", DURATION, "How long a client connection may wait for its next request.").or("60s"),
+        key("body_idle_timeout", DURATION, "How long a client may leave a body or tunnel standing still, sending or reading.").or("5m"),
+        key("min_rate", Kind::Integer { least: 0, most: 1 << 20 }, "Bytes a second that a client must send of a body of known length, and read of what waits for it; 0: any. Streams of unknown length are only cut for standing still.").or("240"),
+        key("min_rate_grace", DURATION, "For how long a client may be slower than `min_rate`.").or("20s"),
+        key("connections", Kind::Integer { least: 1, most: 1 << 20 }, "The most client connections; more are answered 503 or closed.").or("16384"),
+        key("connections_per_address", Kind::Integer { least: 0, most: 1 << 20 }, "The most client connections of one address; 0: as many as there may be. Not counted for `trusted_proxies` and Unix sockets.").or("4096"),
+        key("http2_streams", Kind::Integer { least: 1, most: 10_000 }, "The most requests at once on one HTTP/2 connection.").or("128"),
+        key("http2_stream_window", SIZE, "How much of a request body an HTTP/2 client may send ahead.").or("256KiB"),
+        key("http2_connection_window", SIZE, "The same, for all request bodies of a connection together.").or("1MiB"),
+        key("http2_control_frames", Kind::Integer { least: 50, most: 1 << 20 }, "The most HTTP/2 frames that bring nothing on (resets, PING, SETTINGS, empty frames, …) between two requests that complete; more ends the connection.").or("1000"),
+        key("send_buffer", SIZE, "The most memory that what waits for one client takes, over all its streams.").or("256KiB"),
+        key("request_body_bytes", SIZE, "The most bytes of a request's body; more is 413. Default: any number."),
+        key("upstream_connections", Kind::Integer { least: 1, most: 1 << 20 }, "The most connections to one endpoint of an upstream; then requests wait for one.").or("1024"),
+        key("upstream_pending", Kind::Integer { least: 0, most: 1 << 20 }, "The most requests that wait for a connection to one endpoint; more are answered 503.").or("1024"),
+    ],
 };
 
 static LOG: Section = Section {
@@ -247,8 +273,10 @@ static WORKER: Section = Section {
         key("routes", list(&ROUTE), "Which requests are for it, by host and path. Default: \"*/*\", every request."),
         key("expose_version", Kind::Boolean, "Whether responses carry `Gradual-Version`.").or("false"),
         key("overrides", SENDERS, "Who may choose a version with `Cloudflare-Workers-Version-Overrides`: anyone, peers in `trusted_proxies`, or nobody.").or("anyone"),
+        key("overrides_secret_file", PATH, "File of a secret: an override counts only with it, as the parameter `token`. It is cut before forwarding."),
         key("keys", SENDERS, "Who may send `Cloudflare-Workers-Version-Key`: anyone, peers in `trusted_proxies`, or nobody.").or("anyone"),
         key("upstream_host", text("\"preserve\", \"upstream\" or a host name"), "The `Host` that upstreams see: \"preserve\" is the client's, \"upstream\" the upstream's own; anything else is sent as it is.").or("preserve"),
+        key("on_unavailable", Kind::Choice(&["fail", "remap"]), "What becomes of requests whose version is down: \"fail\" answers 503; \"remap\" sends them to the versions that are up.").or("fail"),
         key("timeouts", Kind::Table(&TIMEOUTS), "Deadlines towards upstreams."),
         key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring."),
         key("version", list(&Kind::Table(&VERSION)), "The versions of the application.").required(),
@@ -291,6 +319,44 @@ static VERSION: Section = Section {
             Kind::Table(&UPSTREAM_TLS),
             "How upstreams with \"https://\" are verified, and what they are shown.",
         ),
+        key(
+            "health",
+            Kind::Table(&HEALTH),
+            "How upstreams are asked whether they are well. Default: they are not asked.",
+        ),
+    ],
+};
+
+static HEALTH: Section = Section {
+    name: "`health`",
+    doc: "How upstreams are asked whether they are well.",
+    keys: &[
+        key(
+            "path",
+            text("a path and query such as \"/up\""),
+            "What is asked for with GET. Either this or `grpc`.",
+        ),
+        key(
+            "grpc",
+            text("the name of a gRPC service, or \"\" for the whole server"),
+            "The service of a gRPC health check. Needs \"h2c://\" or \"https://\".",
+        ),
+        key("host", HOST, "The `Host` of the request. Default: the upstream's own."),
+        key("status", list(&STATUS), "The statuses that say that an upstream is well. Default: \"200-299\"."),
+        key("interval", DURATION, "From one check to the next.").or("2s"),
+        key("timeout", DURATION, "For an answer.").or("1s"),
+        key(
+            "fall",
+            Kind::Integer { least: 1, most: 100 },
+            "After so many failures one after the other an upstream is down.",
+        )
+        .or("3"),
+        key(
+            "rise",
+            Kind::Integer { least: 1, most: 100 },
+            "After so many successes one after the other it is up again.",
+        )
+        .or("2"),
     ],
 };
 

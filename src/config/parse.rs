@@ -6,7 +6,7 @@ use toml::de::DeTable;
 
 use super::fields::{Fields, Syntax, Walk};
 use super::keys::FILE;
-use super::{Config, sections, worker};
+use super::{Config, limits, sections, worker};
 use crate::diag::{Diagnostic, Lines, Report};
 
 /// A configuration from the text of a file, with its warnings; or every mistake in it, in the order of the text. `file`
@@ -33,7 +33,7 @@ pub fn parse(file: &str, source: &str, folder: &Path) -> Result<(Config, Report)
 fn config(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Option<Config> {
     let (listeners, mut taken) = sections::listeners(walk, &fields.tables("listener"));
     let server = sections::server(fields.table("server").as_ref());
-    let limits = sections::limits(walk, fields.table("limits").as_ref());
+    let limits = limits::limits(walk, fields.table("limits").as_ref());
     let log = sections::log(walk, fields.table("log").as_ref());
     let admin = sections::admin(walk, fields.table("admin").as_ref(), &mut taken);
     let open = listeners.iter().any(|listener| !listener.address.value.is_local());

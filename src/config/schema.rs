@@ -33,6 +33,7 @@ fn property(key: &Key) -> Value {
     if let Some(default) = key.default {
         let default = match key.kind {
             Kind::Boolean => json!(default == "true"),
+            Kind::Integer { .. } => json!(default.parse::<i64>().ok()),
             _ => json!(default),
         };
         schema.insert("default".to_owned(), default);

@@ -8,19 +8,13 @@ use std::time::Duration;
 use super::address::Address;
 use super::fields::{Fields, Text, Walk, nearest, quoted};
 use super::texts;
-use super::{AccessTarget, Admin, Certificate, Limits, Listener, Log, Server, Spanned, TrustedProxies};
+use super::{AccessTarget, Admin, Certificate, Listener, Log, Server, Spanned, TrustedProxies};
 use crate::diag::{Diagnostic, Span};
 
 /// `[server]`.
 pub(super) fn server(fields: Option<&Fields<'_>>) -> Server {
     let threads = fields.and_then(|fields| fields.integer("threads"));
     Server { threads: threads.and_then(|threads| usize::try_from(threads).ok()).and_then(NonZeroUsize::new) }
-}
-
-/// `[limits]`.
-pub(super) fn limits(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Limits {
-    let drain = fields.and_then(|fields| duration(walk, fields, "drain_timeout", Duration::ZERO));
-    Limits { drain_timeout: drain.unwrap_or(Duration::from_secs(30)) }
 }
 
 /// The duration of a key, if it is there and good.

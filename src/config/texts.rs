@@ -2,6 +2,7 @@
 //! wrong, and where in the text.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -70,6 +71,61 @@ pub(super) fn duration(text: &str, least: Duration) -> Result<Duration, Problem>
 
 /// The longest duration that means one: more is a mistake.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// A number of bytes such as `64KiB`, within a range.
+pub(super) fn size(text: &str, range: RangeInclusive<u64>) -> Result<u64, Problem> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err(Problem::new("a size starts with a whole number"));
+    }
+    let factor = match unit {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "" => {
+            let problem = Problem::new("the unit is missing");
+            return Err(problem.help(format!("write `\"{number}B\"` for bytes")));
+        }
+        _ => return Err(Problem::new("the unit must be `B`, `KiB`, `MiB` or `GiB`").at(digits, unit.len())),
+    };
+    let total = number.parse().ok().and_then(|number: u64| number.checked_mul(factor));
+    total.filter(|total| range.contains(total)).ok_or_else(|| {
+        Problem::new(format!("it must be from {} to {}", said_size(*range.start()), said_size(*range.end())))
+    })
+}
+
+/// A size in the largest unit in which it is a whole number.
+fn said_size(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.into_iter().find(|(bits, _)| bytes > 0 && bytes.trailing_zeros() >= *bits);
+    unit.map_or_else(|| format!("{bytes}B"), |(bits, unit)| format!("{}{unit}", bytes >> bits))
+}
+
+/// A status such as `200`, or a range such as `200-399`.
+pub(super) fn statuses(text: &str) -> Result<RangeInclusive<u16>, Problem> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let status = |text: &str| {
+        let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|status| digits && (100..=599).contains(status))
+    };
+    match (status(first), status(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        (Some(_), Some(_)) => Err(Problem::new("the range ends before it begins")),
+        _ => Err(Problem::new("a status is a number from 100 to 599")),
+    }
+}
+
+/// A path with or without a query, as a request's target has it.
+pub(super) fn raw_target(text: &str) -> Result<String, Problem> {
+    let path = text.split_once('?').map_or(text, |(path, _)| path);
+    raw_path(path)?;
+    match text.char_indices().find(|(_, c)| !c.is_ascii_graphic() || *c == '#') {
+        Some((at, c)) => Err(Problem::new("this must be percent-encoded").at(at, c.len_utf8())),
+        None => Ok(text.to_owned()),
+    }
+}
 
 /// An address to listen on; paths are joined to the folder.
 pub(super) fn address(text: &str, folder: &Path) -> Result<Address, Problem> {
@@ -450,6 +506,26 @@ mod tests {
         assert_eq!(raw_path("/healthz").as_deref(), Ok("/healthz"));
         for bad in ["", "healthz", "/a?b", "/a#b", "/a b", "/é"] {
             assert!(raw_path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit_and_stays_in_its_range() {
+        assert_eq!(size("64KiB", 0..=1 << 20), Ok(65_536));
+        assert_eq!(size("0B", 0..=1), Ok(0));
+        for bad in ["64", "64KB", "KiB", "2MiB", "99999999999999999999B", "99999999999999GiB", "-1B", ""] {
+            assert!(size(bad, 1..=1 << 20).is_err(), "{bad}");
+        }
+        let out_of_range = size("2MiB", 65_535..=1 << 20).unwrap_err();
+        assert_eq!(out_of_range.label, "it must be from 65535B to 1MiB");
+    }
+
+    #[test]
+    fn statuses_are_one_or_a_range() {
+        assert_eq!(statuses("204"), Ok(204..=204));
+        assert_eq!(statuses("200-399"), Ok(200..=399));
+        for bad in ["", "99", "600", "+20", "399-200", "200-", "200-2990", "2xx"] {
+            assert!(statuses(bad).is_err(), "{bad}");
         }
     }
 }

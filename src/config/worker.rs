@@ -8,9 +8,10 @@ use toml::de::DeValue;
 use super::address::{Scheme, Upstream};
 use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk, quoted};
+use super::health;
 use super::sections::{certificate, duration, path, warn_of_slip};
 use super::texts::{self, Problem};
-use super::{Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
+use super::{OnUnavailable, Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
 use crate::diag::{Diagnostic, Span};
 use crate::model::decision::{Policy, Senders};
 use crate::model::deployment::Metadata;
@@ -42,6 +43,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     if open && overrides == Senders::Anyone {
         warn_of_guessable_ids(walk, &listed, &versions);
     }
+    let overrides_secret_file = path(walk, fields, "overrides_secret_file");
     let salt = fields.table("affinity").and_then(|affinity| affinity.text("salt"));
     let salt = salt.map(|text| text.value.to_owned()).or_else(|| Some(name.as_ref()?.as_str().to_owned()));
     let deployment = fields
@@ -56,6 +58,11 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         routes,
         expose_version: fields.boolean("expose_version").unwrap_or(false),
         upstream_host,
+        on_unavailable: match fields.word("on_unavailable") {
+            Some("remap") => OnUnavailable::Remap,
+            _ => OnUnavailable::Fail,
+        },
+        overrides_secret_file,
         timeouts,
         versions,
     })
@@ -192,11 +199,12 @@ fn version(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Option<Version> {
         upstreams.extend(upstream.map(|value| Spanned { value, span: text.span.clone() }));
     }
     let tls = fields.table("tls").map(|tls| upstream_tls(walk, &tls)).unwrap_or_default();
+    let health = fields.table("health").and_then(|health| health::health(walk, &health, &upstreams));
     if upstreams.len() == texts.len() {
         warn_of_unused_tls(walk, fields, &upstreams);
     }
     let message = fields.text("message").map(|text| text.value.to_owned());
-    Some(Version { metadata: Metadata { id: id?, tag, message, created_on }, upstreams, tls })
+    Some(Version { metadata: Metadata { id: id?, tag, message, created_on }, upstreams, tls, health })
 }
 
 /// The version id of a key, if it is there and good.

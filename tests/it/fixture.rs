@@ -1,11 +1,10 @@
 //! Values of the model and the configuration, built by hand.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use gradual::config::{
-    AccessTarget, Address, Admin, Config, Endpoint, Limits, Listener, Log, Scheme, Server, Spanned, Timeouts,
-    TrustedProxies, Upstream, UpstreamHost, UpstreamTls, Version, Worker,
+    AccessTarget, Address, Admin, Config, Endpoint, Limits, Listener, Log, OnUnavailable, Scheme, Server,
+    Spanned, Timeouts, TrustedProxies, Upstream, UpstreamHost, UpstreamTls, Version, Worker,
 };
 use gradual::model::decision::{Policy, Senders};
 use gradual::model::deployment::{Deployment, Metadata};
@@ -54,6 +53,8 @@ pub(crate) fn worker(name: &str, routes: &[&str], versions: &[(&str, u32)]) -> W
         routes: routes.iter().map(|route| Pattern::parse(route).unwrap()).collect(),
         expose_version: false,
         upstream_host: UpstreamHost::Preserve,
+        on_unavailable: OnUnavailable::default(),
+        overrides_secret_file: None,
         timeouts: Timeouts::default(),
         versions: versions.iter().map(|(id, _)| version(id)).collect(),
     }
@@ -70,6 +71,7 @@ fn version(id: &str) -> Version {
         },
         upstreams: vec![Spanned { value: upstream, span: 0..0 }],
         tls: UpstreamTls::default(),
+        health: None,
     }
 }
 
@@ -91,7 +93,7 @@ pub(crate) fn config(workers: Vec<Worker>, trusted: &[&str]) -> Config {
     Config {
         server: Server::default(),
         listeners: vec![listener],
-        limits: Limits { drain_timeout: Duration::from_secs(30) },
+        limits: Limits::default(),
         log: Log { access: Spanned { value: AccessTarget::Off, span: 0..0 } },
         admin: Admin {
             address: address(),
