@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 
 use super::body::Progress;
@@ -44,7 +45,8 @@ pub(super) struct Meter {
 pub(super) struct Line {
     /// `None` where the head could not be read.
     pub(super) method: Option<Method>,
-    pub(super) target: Uri,
+    /// The same.
+    pub(super) target: Option<Uri>,
     pub(super) authority: Option<HeaderValue>,
     pub(super) https: bool,
     pub(super) upstream: Option<Rc<str>>,
@@ -57,7 +59,7 @@ impl Line {
         let authority = parts.uri.authority();
         Self {
             method: Some(parts.method.clone()),
-            target: parts.uri.clone(),
+            target: Some(parts.uri.clone()),
             authority: authority.and_then(|name| HeaderValue::from_str(name.as_str()).ok()).or(host),
             https,
             upstream: None,
@@ -75,7 +77,7 @@ pub(super) fn unread(client: &Rc<Client>, kind: Kind) {
     if client.shard.sink().is_on() {
         meter.line = Some(Box::new(Line {
             method: None,
-            target: Uri::default(),
+            target: None,
             authority: None,
             https: client.tls,
             upstream: None,
@@ -198,7 +200,7 @@ impl Meter {
             version,
             scheme: if line.https { "https" } else { "http" },
             authority: line.authority.as_ref().map_or(&b""[..], |authority| authority.as_bytes()),
-            target: line.target.path_and_query().map_or("", |target| target.as_str()),
+            target: line.target.as_ref().and_then(Uri::path_and_query).map_or("", PathAndQuery::as_str),
             method: line.method.as_ref().map_or("", Method::as_str),
             status: self.status,
             ray: shard.draw(),

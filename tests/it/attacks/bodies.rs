@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::frames::{CANCEL, DATA, END_STREAM, Outcome, RST_STREAM, request as fields};
+use super::frames::{CANCEL, DATA, END_STREAM, Frames, Outcome, RST_STREAM, request as fields};
 use super::language::{
     CANARY, HTTP2, OK, Reaches, Stage, Trial, Upstream, Way, When, chunked, refusal, replies, request,
 };
@@ -232,6 +232,13 @@ async fn a_post_whose_upstream_closes_unanswered_is_a_502_and_is_sent_once() {
         assert!(refusal(&[502], &said).is_ok(), "{:?}", String::from_utf8_lossy(&said));
         assert_eq!(count.load(Ordering::SeqCst), sent);
     }
+    // Over HTTP/2, too.
+    let mut frames = Frames::open(proxy.pipe().await).await;
+    frames.headers(1, false, &fields("POST", "/"));
+    frames.frame(DATA, END_STREAM, 1, b"5\r\nhello");
+    frames.flush().await;
+    assert_eq!(frames.outcome(1).await, Outcome::Status(502));
+    assert_eq!(count.load(Ordering::SeqCst), 4);
 }
 
 #[tokio::test]

@@ -121,6 +121,21 @@ impl Frames {
         self.frame(HEADERS, flags, stream, &block(&fields));
     }
 
+    /// A header section of any size, that ends the stream.
+    pub(super) fn large_headers(&mut self, stream: u32, fields: &[(&str, &str)]) {
+        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
+        let block = block(&fields);
+        let mut pieces = block.chunks(16 << 10).peekable();
+        let mut first = true;
+        while let Some(piece) = pieces.next() {
+            let end = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+            match std::mem::take(&mut first) {
+                true => self.frame(HEADERS, end | END_STREAM, stream, piece),
+                false => self.frame(CONTINUATION, end, stream, piece),
+            }
+        }
+    }
+
     /// A GET of a path.
     pub(super) fn get(&mut self, stream: u32, path: &str) {
         self.headers(stream, true, &request("GET", path));

@@ -1,6 +1,7 @@
 //! Where a request ends: lengths, transfer codings and chunks that two readers could read differently.
 
-use super::language::{CANARY, OK, Reaches, Stage, Trial, Upstream, chunked, heard, request};
+use super::frames::{DATA, END_STREAM, Outcome, request as fields};
+use super::language::{CANARY, HTTP2, OK, Reaches, Stage, Trial, Upstream, chunked, heard, request};
 use crate::support::eventually;
 
 /// A POST with these framing fields, whose body would end at once.
@@ -228,7 +229,15 @@ async fn a_get_with_a_body_is_framed_through_and_its_body_is_never_a_request() {
         assert_eq!((replies.len(), replies[0].status), (1, 200), "{name}");
         assert_eq!(stage.upstream.last().body, CANARY.as_bytes(), "{name}");
     }
-    assert_eq!(stage.upstream.requests().len(), 2);
+    for way in HTTP2 {
+        let mut frames = stage.http2(way).await;
+        frames.headers(1, false, &fields("GET", "/"));
+        frames.frame(DATA, END_STREAM, 1, CANARY.as_bytes());
+        frames.flush().await;
+        assert_eq!(frames.outcome(1).await, Outcome::Status(200), "{way:?}");
+        assert_eq!(stage.upstream.last().body, CANARY.as_bytes(), "{way:?}");
+    }
+    assert_eq!(stage.upstream.requests().len(), 4);
 }
 
 #[tokio::test]

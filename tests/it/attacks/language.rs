@@ -265,7 +265,8 @@ impl Trial {
         }
     }
 
-    /// Two things that must be equal.
+    /// Two things that must be equal: values, so that a test reads as a table.
+    #[allow(clippy::needless_pass_by_value)]
     pub(super) fn same<T: PartialEq + Debug>(&mut self, case: &str, found: T, expected: T) {
         let judged = if found == expected { Ok(()) } else { Err(format!("{found:?}, not {expected:?}")) };
         self.note(case, judged);

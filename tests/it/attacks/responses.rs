@@ -86,13 +86,6 @@ async fn of_a_length_beside_a_transfer_coding_only_the_coding_counts_or_the_answ
     }
 }
 
-/// An upstream that says something for each request, and goes on.
-async fn poisoning(answer: &'static str) -> (Backend, Stage) {
-    let upstream = Upstream::answering(answer).await;
-    let other = raw_backend(async |_| ()).await;
-    (other, Stage::before(upstream).await)
-}
-
 #[tokio::test]
 async fn bytes_behind_an_answer_are_never_delivered_and_their_connection_is_not_used_again() {
     let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nPOISON";
@@ -106,15 +99,14 @@ async fn bytes_behind_an_answer_are_never_delivered_and_their_connection_is_not_
         ("304 with a length", "GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 47\r\n\r\n"),
         ("HEAD", "HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 47\r\n\r\n"),
     ] {
-        let (_other, stage) = poisoning(Box::leak(format!("{head}{poison}").into_boxed_str())).await;
+        let stage = Stage::before(Upstream::answering(format!("{head}{poison}")).await).await;
         // One client that keeps its connection, and others after it.
         let mut connection = stage.proxy.connect().await;
-        let mut said = Vec::new();
         for last in [false, false, true] {
             let fields = if last { "Connection: close" } else { "X: y" };
             connection.send_what_can_be(request(&format!("{method} /"), fields, "")).await;
         }
-        said.extend(connection.rest().await);
+        let mut said = connection.rest().await;
         said.extend(stage.exchange(request(&format!("{method} /"), "Connection: close", "")).await.unwrap());
         let text = String::from_utf8_lossy(&said).into_owned();
         trial.same(&format!("{name}: {text:?}"), text.contains("POISON"), false);

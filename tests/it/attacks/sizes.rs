@@ -1,6 +1,7 @@
 //! Sizes: what is honest passes, what is not ends the request on both sides, and no refusal is left without a word.
 
-use super::language::{CANARY, Reaches, Stage, chunked, request};
+use super::frames::{Outcome, request as fields};
+use super::language::{CANARY, HTTP2, Reaches, Stage, Trial, chunked, request};
 
 #[tokio::test]
 async fn honest_sizes_pass() {
@@ -36,4 +37,33 @@ async fn trailers_beyond_reason_end_the_request_on_both_sides() {
     ];
     stage.refuses(&[400, 431], Reaches::Part, &cases).await;
     assert!(!stage.upstream.all().contains(CANARY));
+}
+
+#[tokio::test]
+async fn over_http_2_too_large_heads_end_the_stream_or_the_connection_and_reach_nobody() {
+    let large = format!("/{}", "a".repeat(70_000));
+    let field = "y".repeat(1 << 20);
+    let many = vec![("x", "y"); 10_000];
+    let attacks = [
+        ("a target of 70 KB", &large[..], vec![]),
+        ("a field of 1 MiB", "/", vec![("x", &field[..])]),
+        ("10,000 fields", "/", many),
+    ];
+    let stage = Stage::new().await;
+    let mut trial = Trial::default();
+    for way in HTTP2 {
+        for (name, path, more) in &attacks {
+            let mut frames = stage.http2(way).await;
+            frames.large_headers(1, &[fields("GET", path), more.clone()].concat());
+            frames.flush().await;
+            let outcome = frames.outcome(1).await;
+            let ended = matches!(
+                outcome,
+                Outcome::Status(414 | 431) | Outcome::Reset(_) | Outcome::GoAway(_) | Outcome::Closed
+            );
+            trial.same(&format!("{way:?} {name}: {outcome:?}"), ended, true);
+        }
+    }
+    trial.note("the upstream", stage.heard_nothing_but_honest(Reaches::Nothing).await);
+    trial.end();
 }

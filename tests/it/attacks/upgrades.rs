@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::frames::{DATA, END_STREAM, Outcome, request as fields};
+use super::frames::{DATA, END_STREAM, Outcome};
 use super::language::{CANARY, HTTP2, Reaches, Stage, Trial, Upstream, Way, When, refusal, request};
 use crate::support::eventually;
 
