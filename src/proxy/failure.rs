@@ -95,7 +95,7 @@ impl Kind {
         match self {
             Self::BadRequest(_) => "bad-request",
             Self::UriTooLong => "uri-too-long",
-            Self::HeadTooLarge => "headers-too-large",
+            Self::HeadTooLarge => "head-too-large",
             Self::RequestTimeout => "request-timeout",
             Self::NoWorker => "no-worker",
             Self::Connect => "connect-not-allowed",

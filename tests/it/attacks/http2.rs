@@ -4,7 +4,7 @@ use super::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, Outcome, REFUSED_STREAM, RST_STREAM, block, request as fields,
 };
 use super::language::{CANARY, HTTP2, OK, Reaches, Stage, Trial, Upstream, When};
-use crate::support::eventually;
+use crate::support::{File, eventually};
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -205,7 +205,8 @@ async fn trailers_that_do_not_end_the_stream_are_malformed() {
 
 #[tokio::test]
 async fn streams_beyond_the_limit_are_refused_and_the_others_and_neighbours_are_served() {
-    let stage = Stage::before(Upstream::start(OK, When::Honest).await).await;
+    let streams = |file: File| file.top("[limits]\nhttp2_streams = 256");
+    let stage = Stage::with(Upstream::start(OK, When::Honest).await, streams).await;
     for way in HTTP2 {
         let mut frames = stage.http2(way).await;
         for number in 0..306 {
