@@ -319,8 +319,9 @@ pub(super) fn replies(mut bytes: &[u8]) -> Result<Vec<Reply>, String> {
         let mut lines = head.split("\r\n");
         let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok());
         let status = status.ok_or_else(|| format!("no status in {}", shown()))?;
-        let split =
-            |line: &str| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let split = |line: &str| {
+            line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        };
         let fields: Option<Vec<_>> = lines.map(split).collect();
         let fields = fields.ok_or_else(|| format!("a field without colon in {}", shown()))?;
         bytes = &bytes[end + 4..];
