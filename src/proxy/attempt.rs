@@ -18,8 +18,8 @@ use super::body::RequestBody;
 use super::failure::{Failure, Kind};
 use super::handler::{Exchange, Wait, chosen, failed};
 use super::record::Meter;
+use super::tap::Unanswered;
 use super::upstream::{Asks, Bounds, Endpoint, Lease, Need};
-use super::wire::Unanswered;
 use crate::config::Timeouts;
 use crate::metrics::Retry;
 

@@ -21,9 +21,11 @@ use tokio_rustls::TlsAcceptor;
 use super::cork::Corked;
 use super::handler::{self, Client};
 use super::proxy_protocol::{self, Named, Parsed};
+use super::record;
 use super::shard::{HEAD, LocalExecutor, Patience, Shard, Watched};
 use super::snapshot::Blueprint;
 use super::stream::{Peeked, Socket, Stream};
+use super::wire::Wire;
 use crate::config::Listener;
 
 /// A listener's settings as they are now: a reload changes them for connections that are already there, too.
@@ -215,8 +217,13 @@ async fn more(stream: &mut Peeked) -> io::Result<()> {
 async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
-    until_over(&client, connection, |connection| connection.graceful_shutdown(), false).await
+    let wire = Wire::new(stream, client.watch.turn());
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(wire), service).with_upgrades();
+    let ended = until_over(&client, connection, |connection| connection.graceful_shutdown(), false).await;
+    if let Some(kind) = client.watch.turn().refused() {
+        record::unread(&client, kind);
+    }
+    ended
 }
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {

@@ -21,6 +21,10 @@ pub(super) enum Kind {
     // The client's side.
     /// The request is malformed or ambiguous; the text says how.
     BadRequest(&'static str),
+    /// Its target is longer than the codec reads.
+    UriTooLong,
+    /// Its head is larger, or has more fields, than the codec reads.
+    HeadTooLarge,
     /// Its body stood still.
     RequestTimeout,
     /// No worker has a route for it.
@@ -84,6 +88,8 @@ impl Kind {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
@@ -105,6 +111,8 @@ impl Kind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad-request",
+            Self::UriTooLong => "uri-too-long",
+            Self::HeadTooLarge => "head-too-large",
             Self::RequestTimeout => "request-timeout",
             Self::NoWorker => "no-worker",
             Self::Connect => "connect-not-allowed",
@@ -127,6 +135,8 @@ impl Kind {
     pub(super) fn message(self) -> &'static str {
         match self {
             Self::BadRequest(how) => how,
+            Self::UriTooLong => "the request's target is too long",
+            Self::HeadTooLarge => "the request's header section is too large or has too many fields",
             Self::RequestTimeout => "the request's body did not go on in time",
             Self::NoWorker => "no worker has a route for this host and path",
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
@@ -145,11 +155,22 @@ impl Kind {
         }
     }
 
+    /// The body of the answer that says it.
+    pub(super) fn body(self) -> String {
+        format!("{{\"error\":\"{}\",\"message\":\"{}\"}}\n", self.as_str(), self.message())
+    }
+
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
         !matches!(
             self,
-            Self::BadRequest(_) | Self::RequestTimeout | Self::NoWorker | Self::Connect | Self::Loop
+            Self::BadRequest(_)
+                | Self::UriTooLong
+                | Self::HeadTooLarge
+                | Self::RequestTimeout
+                | Self::NoWorker
+                | Self::Connect
+                | Self::Loop
         )
     }
 }

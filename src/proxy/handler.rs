@@ -29,6 +29,7 @@ use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
 use super::upstream::Lease;
+use super::wire;
 use crate::config::{self, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::{Head, KEY_HEADER, Lines};
@@ -219,6 +220,10 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
         return Err(Kind::Connect.into());
     }
     seen.check(parts)?;
+    // The codec takes off a length that stands beside a transfer coding.
+    if seen.is_chunked() {
+        wire::check_chunked(client.watch.turn(), parts.method.as_str())?;
+    }
     let host = head::authority(parts, deciding.host)?;
     answer_here(settings, parts, host.as_ref(), https)?;
     let head = view(client, parts, host.as_ref());
@@ -401,7 +406,12 @@ impl Wait<'_> {
     ) -> Result<T, Failure> {
         let mut head = head;
         let begun = Instant::now();
-        let due = begun + self.timeouts.response;
+        // Whose turn it is to go on is looked at for the first time as soon as any limit may have passed.
+        let due = begun
+            + match self.progress {
+                Some(_) => self.timeouts.response.min(self.timeouts.idle),
+                None => self.timeouts.response,
+            };
         let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
         timer.as_mut().reset(due.into());
         let waited = poll_fn(|context| {
@@ -501,8 +511,7 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
     if kind.is_upstream() {
         meter.warn(failure);
     }
-    let body = format!("{{\"error\":\"{}\",\"message\":\"{}\"}}\n", kind.as_str(), kind.message());
-    let mut response = Response::new(Bytes::from(body));
+    let mut response = Response::new(Bytes::from(kind.body()));
     *response.status_mut() = kind.status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -109,6 +109,11 @@ impl Seen {
         }
     }
 
+    /// Whether the body comes in chunks.
+    pub(super) fn is_chunked(&self) -> bool {
+        self.transfer_encodings > 0
+    }
+
     /// Refuses what is malformed or ambiguous although the codec took it.
     pub(super) fn check(&self, parts: &Parts) -> Result<(), Kind> {
         if self.hosts > 1 {

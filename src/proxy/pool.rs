@@ -22,11 +22,11 @@ use super::body::RequestBody;
 use super::failure::{Failure, Kind};
 use super::standing::Standing;
 use super::stream::Stream;
-use super::wire::{Tap, Unanswered, Wire};
+use super::tap::{Tap, Tapped, Unanswered};
 
 /// What drives a connection, shared by its task and its users; empty when the connection has ended, or is asleep.
 pub(super) type Codec<C> = Rc<RefCell<Option<C>>>;
-type Http1 = http1::Connection<TokioIo<Wire>, RequestBody>;
+type Http1 = http1::Connection<TokioIo<Tapped>, RequestBody>;
 
 /// An HTTP/1.1 connection and the codec that drives it, which its task and the pool share.
 pub(super) struct Single {
@@ -41,7 +41,7 @@ pub(super) struct Single {
 impl Single {
     pub(super) async fn speak(stream: Stream, label: &Rc<str>) -> Result<Self, Failure> {
         let tap = Tap::new(stream);
-        let (sender, connection) = handshake(Wire(Rc::clone(&tap))).await?;
+        let (sender, connection) = handshake(Tapped(Rc::clone(&tap))).await?;
         let codec: Codec<Http1> = Rc::new(RefCell::new(Some(connection)));
         let driven = drive(until_the_end(Rc::clone(&codec)), Rc::clone(label));
         let task = tokio::task::spawn_local(driven).abort_handle();

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 
 use super::body::Progress;
@@ -42,8 +43,10 @@ pub(super) struct Meter {
 
 /// The parts of a request's head that its log line shows.
 pub(super) struct Line {
-    pub(super) method: Method,
-    pub(super) target: Uri,
+    /// `None` where the head could not be read.
+    pub(super) method: Option<Method>,
+    /// The same.
+    pub(super) target: Option<Uri>,
     pub(super) authority: Option<HeaderValue>,
     pub(super) https: bool,
     pub(super) upstream: Option<Rc<str>>,
@@ -55,12 +58,30 @@ impl Line {
         let host = parts.headers.get(header::HOST).cloned();
         let authority = parts.uri.authority();
         Self {
-            method: parts.method.clone(),
-            target: parts.uri.clone(),
+            method: Some(parts.method.clone()),
+            target: Some(parts.uri.clone()),
             authority: authority.and_then(|name| HeaderValue::from_str(name.as_str()).ok()).or(host),
             https,
             upstream: None,
         }
+    }
+}
+
+/// Records a request whose head the codec could not read, and which therefore nobody has seen but the codec: only that it
+/// came, from whom, and how it was answered.
+pub(super) fn unread(client: &Rc<Client>, kind: Kind) {
+    let mut meter = Meter::new(client, client.shard.snapshot(), Instant::now());
+    meter.error = Some(kind);
+    meter.answered(kind.status());
+    meter.whole();
+    if client.shard.sink().is_on() {
+        meter.line = Some(Box::new(Line {
+            method: None,
+            target: None,
+            authority: None,
+            https: client.tls,
+            upstream: None,
+        }));
     }
 }
 
@@ -179,8 +200,8 @@ impl Meter {
             version,
             scheme: if line.https { "https" } else { "http" },
             authority: line.authority.as_ref().map_or(&b""[..], |authority| authority.as_bytes()),
-            target: line.target.path_and_query().map_or("", |target| target.as_str()),
-            method: line.method.as_str(),
+            target: line.target.as_ref().and_then(Uri::path_and_query).map_or("", PathAndQuery::as_str),
+            method: line.method.as_ref().map_or("", Method::as_str),
             status: self.status,
             ray: shard.draw(),
             wall_time: duration,

@@ -20,6 +20,7 @@ use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
 use super::standing::Standings;
 use super::upstream::{Endpoint, EndpointKey};
+use super::wire::Turn;
 use crate::export::access::Sink;
 use crate::model::name::WorkerName;
 
@@ -109,17 +110,25 @@ pub(super) struct Watch {
     stall_limit: Cell<u32>,
     /// Wakes the connection's task then.
     waker: Cell<Option<Waker>>,
+    /// What an HTTP/1.1 connection's stream knows the requests by.
+    turn: Arc<Turn>,
 }
 
 impl Watch {
     pub(super) fn request_began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.asked.set(true);
+        self.turn.request_began();
     }
 
     pub(super) fn request_ended(&self, now: Instant) {
         self.requests.set(self.requests.get().saturating_sub(1));
         self.waits_since.set(now);
+        self.turn.request_ended();
+    }
+
+    pub(super) fn turn(&self) -> &Arc<Turn> {
+        &self.turn
     }
 
     /// For how long the client may leave what waits for it, rounded up to whole looks.
@@ -377,6 +386,7 @@ impl Shard {
             handed_over: Cell::new(0),
             stall_limit: Cell::new(u32::MAX),
             waker: Cell::new(None),
+            turn: Arc::default(),
         });
         let place = self.watched.borrow_mut().insert(Rc::clone(&watch));
         (watch, Watched { shard: Rc::clone(self), place })

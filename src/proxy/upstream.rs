@@ -29,8 +29,8 @@ use super::pool::{Codec, IdleState, Pool, Sent, Single, drive, until_the_end};
 use super::shard::LocalExecutor;
 use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
+use super::tap::Unanswered;
 use super::tls::UpstreamConnector;
-use super::wire::Unanswered;
 use crate::config::{HealthCheck, Scheme};
 
 /// One place where requests of a version can go, as one shard knows it.

@@ -1,183 +1,293 @@
-//! What an HTTP/1.1 connection to an upstream is read from and written to, with a copy of the head that was last sent.
+//! The stream that the HTTP/1.1 codec speaks with a client on: it sees what the codec does by itself.
 //!
-//! The codec consumes a request, and with it the chance to send it again. The copy is what was really sent, byte for byte;
-//! it costs one `memcpy` of a few hundred bytes a request, where a clone of the head costs an allocation and two counters
-//! a field.
+//! A head that the codec cannot read never becomes a request: the codec answers it with a bare status. That answer is
+//! given here what every refusal of this proxy has, and is recorded like one. And the codec drops a `Content-Length` beside
+//! `Transfer-Encoding` without a word, and reads chunks leniently: so the head of a chunked request is looked at as it was
+//! on the wire, and the lines between its chunks are.
 
-use std::cell::{Cell, RefCell};
-use std::io;
+use std::cell::RefCell;
+use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::body::RequestBody;
-use super::stream::Stream;
+use super::chunks::{Chunks, Malformed, SharedChunks};
+use super::failure::Kind;
 
-/// The codec's end of a connection.
-pub(super) struct Wire(pub(super) Rc<Tap>);
-
-/// What the pool sees of a connection that a codec has.
-pub(super) struct Tap {
-    /// `None` once the stream was taken out, to fall asleep.
-    stream: RefCell<Option<Stream>>,
-    /// What was sent of the request, where it is kept.
-    sent: RefCell<Vec<u8>>,
-    /// Whether what is written is copied.
-    copies: Cell<bool>,
-    /// Whether a byte of the request was taken by the system.
-    written: Cell<bool>,
-    /// Whether a byte came back since.
-    heard: Cell<bool>,
+/// Whose turn it is on a connection. Its stream must be `Send`, as upgrades demand, so this is atomic; but only one
+/// thread ever touches it, and no locked instruction is needed.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    state: AtomicU8,
+    /// Whether the head was read from the wire just now, and by whom it was taken.
+    head: AtomicU8,
+    /// The status of the codec's own answer; 0 where there was none.
+    refused: AtomicU16,
+    /// The chunked body that is under way.
+    chunks: SharedChunks,
 }
 
-/// A request that failed, and that can be sent again as it was.
-pub(super) struct Unanswered {
-    pub(super) request: Request<RequestBody>,
-    /// Whether the upstream may have seen any of it.
-    pub(super) written: bool,
-}
+/// No request is under way, and everything is sent: the codec reads a head. What it writes now, it says by itself.
+const OPEN: u8 = 0;
+/// A request is under way.
+const BUSY: u8 = 1;
+/// Its answer is complete, but parts of it may not be sent yet.
+const ENDING: u8 = 2;
 
-/// Longer heads are not copied.
-const MOST: usize = 16 << 10;
+/// Bytes of a head were read.
+const READ: u8 = 1;
+/// A request began with them.
+const TAKEN: u8 = 2;
 
-impl Tap {
-    pub(super) fn new(stream: Stream) -> Rc<Self> {
-        Rc::new(Self {
-            stream: RefCell::new(Some(stream)),
-            sent: RefCell::default(),
-            copies: Cell::new(false),
-            written: Cell::new(false),
-            heard: Cell::new(false),
-        })
+impl Turn {
+    pub(super) fn request_began(&self) {
+        self.state.store(BUSY, Ordering::Relaxed);
+        // The next request that begins without a read in between was sent behind this one.
+        let read = self.head.load(Ordering::Relaxed) == READ;
+        self.head.store(if read { TAKEN } else { 0 }, Ordering::Relaxed);
     }
 
-    /// A request is about to be sent; `copies`: it has no body, so that its head is all of it.
-    pub(super) fn begin(&self, copies: bool) {
-        self.copies.set(copies);
-        self.written.set(false);
-        self.heard.set(false);
-        self.sent.borrow_mut().clear();
+    pub(super) fn request_ended(&self) {
+        self.state.store(ENDING, Ordering::Relaxed);
     }
 
-    /// The request that was begun last, where it was copied and not a byte came back.
-    pub(super) fn unanswered(&self) -> Option<Unanswered> {
-        if !self.copies.get() || self.heard.get() {
-            return None;
+    fn is_open(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == OPEN
+    }
+
+    /// Whether an answer has just been sent to its end.
+    fn ends(&self) -> bool {
+        let ends = self.state.load(Ordering::Relaxed) == ENDING;
+        if ends {
+            self.state.store(OPEN, Ordering::Relaxed);
         }
-        Some(Unanswered { request: parse(&self.sent.borrow())?, written: self.written.get() })
+        ends
     }
 
-    /// Whether the stream is open, and without bytes that nobody asked for, at this very moment.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.stream.borrow_mut().as_mut().is_some_and(Stream::is_quiet)
+    /// Why the codec refused the connection's last head, if it did.
+    pub(super) fn refused(&self) -> Option<Kind> {
+        kind(self.refused.load(Ordering::Relaxed))
     }
 
-    /// The stream, of which nobody else reads or writes any more.
-    pub(super) fn take_stream(&self) -> Option<Stream> {
-        self.stream.borrow_mut().take()
+    fn id(self: &Arc<Self>) -> usize {
+        Arc::as_ptr(self).addr()
     }
+}
 
-    fn note(&self, polled: &Poll<io::Result<usize>>, bytes: &[u8]) {
-        let taken = match polled {
-            Poll::Ready(Ok(count)) => {
-                self.written.set(true);
-                bytes.get(..*count).unwrap_or(bytes)
+/// What the codec's own statuses mean.
+fn kind(status: u16) -> Option<Kind> {
+    match status {
+        400 => Some(Kind::BadRequest("the request's head is malformed")),
+        414 => Some(Kind::UriTooLong),
+        431 => Some(Kind::HeadTooLarge),
+        _ => None,
+    }
+}
+
+/// A client's stream.
+pub(super) struct Wire<S> {
+    stream: S,
+    turn: Arc<Turn>,
+    /// The beginning of a head that came in pieces.
+    partial: Vec<u8>,
+    /// The answer that is sent in place of the codec's.
+    answer: Vec<u8>,
+}
+
+/// What was last read while a head was waited for: one for all connections of a shard, as a head that came in one
+/// piece, as nearly all do, is asked for in the very turn in which it was read.
+#[derive(Default)]
+struct Last {
+    owner: usize,
+    bytes: Vec<u8>,
+    /// Whether there was more.
+    cut: bool,
+}
+
+/// The most that is kept. What stands behind it is not looked at here, and what the codec does with it is safe, too.
+const KEPT: usize = 64 << 10;
+
+thread_local! {
+    static LAST: RefCell<Last> = RefCell::default();
+}
+
+/// Looks at a chunked request as it was on the wire, and from now on at the lines between its chunks. A `Content-Length`
+/// beside the transfer coding is ambiguous (RFC 9112 section 6.3).
+///
+/// A request that was sent behind another one, without waiting for its answer, cannot be looked at: what the codec does with
+/// it is safe (the coding wins, and the connection closes), though it is no refusal.
+pub(super) fn check_chunked(turn: &Arc<Turn>, method: &str) -> Result<(), Kind> {
+    LAST.with_borrow(|last| {
+        if last.owner != turn.id() || turn.head.load(Ordering::Relaxed) != TAKEN {
+            return Ok(());
+        }
+        let bytes = last.bytes.trim_ascii_start();
+        if bytes.strip_prefix(method.as_bytes()).is_none_or(|rest| !rest.starts_with(b" ")) {
+            return Ok(());
+        }
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let line = &rest[..end];
+            rest = &rest[end + 1..];
+            if line.trim_ascii_end().is_empty() {
+                if last.cut {
+                    break;
+                }
+                let mut chunks = Chunks::BEGIN;
+                chunks
+                    .read(rest)
+                    .map_err(|Malformed| Kind::BadRequest("the request's chunks are malformed"))?;
+                turn.chunks.set(chunks);
+                break;
             }
-            // What could not be sent belongs to the request all the same.
-            Poll::Ready(Err(_)) => bytes,
-            Poll::Pending => return,
-        };
-        let mut sent = self.sent.borrow_mut();
-        if sent.len() + taken.len() > MOST {
-            self.copies.set(false);
-            return;
+            if is_named(line, "content-length") {
+                return Err(Kind::BadRequest("the request's length is ambiguous"));
+            }
         }
-        sent.extend_from_slice(taken);
+        Ok(())
+    })
+}
+
+fn is_named(line: &[u8], name: &str) -> bool {
+    let end = line.iter().position(|&byte| byte == b':').unwrap_or(line.len());
+    line[..end].eq_ignore_ascii_case(name.as_bytes())
+}
+
+impl<S> Wire<S> {
+    pub(super) fn new(stream: S, turn: &Arc<Turn>) -> Self {
+        Self { stream, turn: Arc::clone(turn), partial: Vec::new(), answer: Vec::new() }
+    }
+
+    /// Keeps what was read of a head.
+    fn keep(&mut self, bytes: &[u8]) {
+        self.turn.head.store(READ, Ordering::Relaxed);
+        let (owner, before) = (self.turn.id(), &self.partial);
+        let kept = bytes.len().min(KEPT.saturating_sub(before.len()));
+        let (bytes, cut) = (&bytes[..kept], kept < bytes.len());
+        LAST.with_borrow_mut(|last| {
+            if last.owner != owner || last.bytes.len() != before.len() {
+                last.owner = owner;
+                last.bytes.clear();
+                last.bytes.extend_from_slice(before);
+            }
+            last.bytes.extend_from_slice(bytes);
+            last.cut = cut;
+        });
+        // Nearly all heads come in one piece, and end it.
+        if !before.is_empty() || !bytes.ends_with(b"\r\n\r\n") {
+            self.partial.extend_from_slice(bytes);
+        }
     }
 }
 
-/// A request of the bytes that were sent; `None` where they are not exactly one head.
-fn parse(bytes: &[u8]) -> Option<Request<RequestBody>> {
-    let lines = bytes.iter().filter(|&&byte| byte == b'\n').count();
-    let mut fields = vec![httparse::EMPTY_HEADER; lines];
-    let mut parsed = httparse::Request::new(&mut fields);
-    if parsed.parse(bytes) != Ok(httparse::Status::Complete(bytes.len())) {
-        return None;
+impl<S: AsyncWrite + Unpin> Wire<S> {
+    /// Takes the codec's own answer, and makes a refusal of this proxy of it.
+    fn take(&mut self, bare: &[u8]) -> bool {
+        let Some((status, answer)) = dressed(bare) else { return false };
+        self.turn.refused.store(status, Ordering::Relaxed);
+        // From now on this is the answer that is under way.
+        self.turn.request_began();
+        self.answer = answer;
+        true
     }
-    let mut request = Request::new(RequestBody::EMPTY);
-    *request.method_mut() = Method::from_bytes(parsed.method?.as_bytes()).ok()?;
-    *request.uri_mut() = Uri::try_from(parsed.path?).ok()?;
-    for field in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        let value = HeaderValue::from_bytes(field.value).ok()?;
-        request.headers_mut().append(name, value);
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.answer.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.answer))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => drop(self.answer.drain(..count)),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
-    Some(request)
 }
 
-/// What a stream that was taken out says.
-fn gone() -> io::Error {
-    io::ErrorKind::NotConnected.into()
+/// The codec's bare answer with what every refusal has, and its status. Its status line and date stay.
+fn dressed(bare: &[u8]) -> Option<(u16, Vec<u8>)> {
+    let head = std::str::from_utf8(bare).ok()?.strip_suffix("\r\n\r\n")?;
+    let status: u16 = head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
+    let kind = kind(status)?;
+    let body = kind.body();
+    let mut answer = Vec::with_capacity(512);
+    let ours = ["content-length", "connection"];
+    for line in head.split("\r\n").filter(|line| !ours.iter().any(|name| is_named(line.as_bytes(), name))) {
+        answer.extend_from_slice(line.as_bytes());
+        answer.extend_from_slice(b"\r\n");
+    }
+    // Writing to a vector cannot fail.
+    let _ = write!(
+        answer,
+        "content-type: application/json\r\ncache-control: no-store\r\ngradual-error: {}\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        kind.as_str(),
+        body.len(),
+    );
+    Some((status, answer))
 }
 
-impl AsyncRead for Wire {
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let tap = &*self.get_mut().0;
+        let this = self.get_mut();
         let before = buf.filled().len();
-        let mut stream = tap.stream.borrow_mut();
-        let Some(stream) = stream.as_mut() else { return Poll::Ready(Err(gone())) };
-        let polled = Pin::new(stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            tap.heard.set(true);
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        if this.turn.is_open() {
+            this.keep(&buf.filled()[before..]);
+            return Poll::Ready(Ok(()));
         }
-        polled
+        if !this.partial.is_empty() {
+            this.partial = Vec::new();
+        }
+        let read = this.turn.chunks.read(&buf.filled()[before..]);
+        Poll::Ready(read.map_err(|Malformed| io::Error::new(io::ErrorKind::InvalidData, "malformed chunks")))
     }
 }
 
-impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let tap = &*self.get_mut().0;
-        let mut stream = tap.stream.borrow_mut();
-        let Some(stream) = stream.as_mut() else { return Poll::Ready(Err(gone())) };
-        let polled = Pin::new(stream).poll_write(cx, bytes);
-        if tap.copies.get() {
-            tap.note(&polled, bytes);
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.turn.is_open() && this.take(buf) {
+            return Poll::Ready(Ok(buf.len()));
         }
-        polled
+        Pin::new(&mut this.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.turn.is_open() {
+            let bare = slices.iter().map(|slice| &slice[..]).collect::<Vec<_>>().concat();
+            if this.take(&bare) {
+                return Poll::Ready(Ok(bare.len()));
+            }
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut stream = self.0.stream.borrow_mut();
-        stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_flush(cx))
+        let this = self.get_mut();
+        if !this.answer.is_empty() {
+            ready!(this.poll_answer(cx))?;
+        }
+        ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
+        if this.turn.ends() {
+            this.partial = Vec::new();
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut stream = self.0.stream.borrow_mut();
-        stream.as_mut().map_or(Poll::Ready(Ok(())), |stream| Pin::new(stream).poll_shutdown(cx))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_head_comes_back_as_it_was_sent() {
-        let sent = b"GET /a%2Fb?c=\xc3\xa9 HTTP/1.1\r\nhost: a\r\nx: 1\r\nx: \xff\r\nempty: \r\n\r\n";
-        let request = parse(sent).unwrap();
-        assert_eq!((request.method(), request.headers().len()), (&Method::GET, 4));
-        assert_eq!(request.uri().to_string().as_bytes(), b"/a%2Fb?c=\xc3\xa9");
-        let all: Vec<_> = request.headers().get_all("x").iter().map(HeaderValue::as_bytes).collect();
-        assert_eq!(all, [&b"1"[..], b"\xff"]);
-    }
-
-    #[test]
-    fn what_is_not_exactly_one_head_does_not_come_back() {
-        for sent in ["", "GET / HTTP/1.1\r\nhost: a\r\n", "GET / HTTP/1.1\r\nhost: a\r\n\r\nx"] {
-            assert!(parse(sent.as_bytes()).is_none(), "{sent:?}");
-        }
+        let this = self.get_mut();
+        ready!(this.poll_answer(cx))?;
+        Pin::new(&mut this.stream).poll_shutdown(cx)
     }
 }

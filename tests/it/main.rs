@@ -3,6 +3,7 @@
 // Helpers of tests are test code, too; clippy exempts only the tests themselves.
 #![allow(clippy::unwrap_used)]
 
+mod attacks;
 mod config;
 mod control;
 mod explain;

@@ -1,0 +1,264 @@
+//! Bodies that lie, stop or come too late: no byte of one is ever taken for a request, and no request is sent twice.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::frames::{CANCEL, DATA, END_STREAM, Frames, Outcome, RST_STREAM, request as fields};
+use super::language::{
+    CANARY, HTTP2, OK, Reaches, Stage, Trial, Upstream, Way, When, chunked, refusal, replies, request,
+};
+use crate::support::{Backend, eventually, file, proxy, raw_backend};
+
+#[tokio::test]
+async fn what_decides_or_frames_in_a_trailer_section_is_dropped_and_never_merged() {
+    let stage = Stage::new().await;
+    let forbidden = [
+        "Content-Length: 5",
+        "Transfer-Encoding: chunked",
+        "Host: evil.example",
+        "X-Forwarded-For: 6.6.6.6",
+        "Forwarded: for=6.6.6.6",
+        "X-Real-IP: 6.6.6.6",
+        "Cloudflare-Workers-Version-Key: evil",
+        "Cloudflare-Workers-Version-Overrides: shop=\"evil\"",
+        "Gradual-Worker: evil",
+        "Gradual-Version-Id: evil",
+        "Authorization: evil",
+        "Cookie: evil",
+        "Connection: evil",
+        "Via: evil",
+        "Content-Type: evil",
+        "TE: evil",
+        "Trailer: evil",
+        "Upgrade: evil",
+    ];
+    let section = forbidden.join("\r\n");
+    let bytes = request(
+        "POST /",
+        "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\nConnection: close",
+        &format!("2\r\nok\r\n0\r\n{section}\r\nX-Sum: 1\r\n\r\n"),
+    );
+    assert_eq!(stage.answers(bytes).await.unwrap()[0].status, 200);
+    let heard = stage.upstream.last();
+    assert!(heard.trailers.iter().all(|(name, _)| name == "x-sum"), "{heard:?}");
+    assert!(!stage.upstream.all().contains("evil"));
+    for way in HTTP2 {
+        let mut frames = stage.http2(way).await;
+        frames.headers(1, false, &fields("POST", "/h2"));
+        frames.frame(DATA, 0, 1, b"ok");
+        let names: Vec<(String, &str)> = forbidden
+            .iter()
+            .map(|line| {
+                line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value)).unwrap()
+            })
+            .collect();
+        let names: Vec<_> = names.iter().map(|(name, value)| (&name[..], *value)).collect();
+        frames.headers(1, true, &names);
+        frames.flush().await;
+        let outcome = frames.outcome(1).await;
+        assert!(outcome.is_malformed() || outcome == Outcome::Status(200), "{way:?} {outcome:?}");
+        assert!(!stage.upstream.all().contains("evil"));
+    }
+}
+
+#[tokio::test]
+async fn an_expectation_is_answered_once_and_an_unread_body_is_never_a_request() {
+    let stage = Stage::new().await;
+    let fields = format!("Expect: 100-continue\r\nConnection: close\r\nContent-Length: {}", CANARY.len());
+    // The body is sent without waiting for the word.
+    let said = stage.exchange(request("POST /", &fields, CANARY)).await.unwrap();
+    let answers = replies(&said).unwrap();
+    assert_eq!((answers.len(), answers[0].status), (1, 200));
+    assert!(String::from_utf8_lossy(&said).matches("100 Continue").count() <= 1);
+    assert_eq!(stage.upstream.last().body, CANARY.as_bytes());
+    // An upstream that answers without wanting the body: whatever follows is that body, not a request.
+    let refusing = "HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n";
+    let stage = Stage::before(Upstream::start(refusing, When::Head).await).await;
+    let fields = format!("Expect: 100-continue\r\nConnection: close\r\nContent-Length: {}", CANARY.len());
+    let mut connection = stage.proxy.connect().await;
+    connection.send(request("POST /", &fields, "")).await;
+    let mut head = connection.head().await;
+    if head.status == 100 {
+        connection.send_what_can_be(CANARY).await;
+        head = connection.head().await;
+    }
+    assert_eq!(head.status, 417);
+    let rest = connection.bytes_after(CANARY).await;
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    let heard = stage.upstream.all();
+    assert!(!heard.contains("GET /canary") || heard.matches("/canary").count() == 1, "{heard}");
+    assert_eq!(stage.upstream.wires().len(), 1);
+}
+
+#[tokio::test]
+async fn an_early_answer_to_an_upload_arrives_and_the_connection_closes() {
+    let early = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge";
+    let stage = Stage::before(Upstream::start(early, When::HeadThenClose).await).await;
+    let mut pipe = stage.pipe(Way::Http1).await;
+    pipe.write_all(&request("POST /", "Content-Length: 1000000000", "beginning")).await.unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"large") {
+        said.push(pipe.read_u8().await.unwrap());
+    }
+    assert_eq!(replies(&said).unwrap()[0].status, 413);
+    // The rest of the upload is nobody's request, and the connection ends with it.
+    let rest = super::language::exchange(pipe, [CANARY.as_bytes(); 100].concat()).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&rest), "");
+    for way in HTTP2 {
+        let mut frames = stage.http2(way).await;
+        let mut all = fields("POST", "/h2");
+        all.push(("content-length", "1000000000"));
+        frames.headers(1, false, &all);
+        frames.frame(DATA, 0, 1, b"beginning");
+        frames.flush().await;
+        assert_eq!(frames.outcome(1).await, Outcome::Status(413), "{way:?}");
+        assert_eq!(frames.finished(1).await, (b"large".to_vec(), true), "{way:?}");
+        let told = || {
+            frames
+                .came()
+                .iter()
+                .any(|frame| frame.kind == RST_STREAM && frame.stream == 1 && frame.payload == [0; 4])
+        };
+        eventually("the client is told to stop sending (NO_ERROR)", told).await;
+        // The connection goes on.
+        frames.get(3, "/next");
+        frames.flush().await;
+        assert_eq!(frames.finished(3).await, (b"large".to_vec(), true), "{way:?}");
+    }
+    assert!(!stage.upstream.all().contains("canary"));
+}
+
+#[tokio::test]
+async fn a_body_that_was_answered_early_is_drained_or_the_connection_closes() {
+    let stage = Stage::with(Upstream::answering(OK).await, |file| {
+        file.listener("health_path = \"/up\"").worker("routes = [\"shop.example/*\"]")
+    })
+    .await;
+    for (name, line, host) in
+        [("health", "GET /up", "shop.example"), ("no worker", "POST /", "elsewhere.example")]
+    {
+        for framing in [format!("Content-Length: {}", CANARY.len()), "Content-Length: 1000000".to_owned()] {
+            let bytes = format!("{line} HTTP/1.1\r\nHost: {host}\r\n{framing}\r\n\r\n{CANARY}");
+            let mut pipe = stage.pipe(Way::Http1).await;
+            pipe.write_all(bytes.as_bytes()).await.unwrap();
+            let mut said = [0; 12];
+            pipe.read_exact(&mut said).await.unwrap();
+            assert!(said.ends_with(b"200") || said.ends_with(b"404"), "{name}");
+            let closing = request("GET /honest", "Connection: close", "");
+            let _ = super::language::exchange(pipe, closing).await;
+            assert!(!stage.upstream.all().contains("/canary"), "{name} {framing}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_takes_its_request_back_from_the_upstream() {
+    for way in [Way::Http1, Way::Tls, Way::Prior] {
+        let stage = Stage::before(Upstream::start("", When::Never).await).await;
+        if way == Way::Http1 {
+            let mut pipe = stage.pipe(way).await;
+            pipe.write_all(&request("GET /", "", "")).await.unwrap();
+            eventually("the upstream heard it", || stage.upstream.requests().len() == 1).await;
+            drop(pipe);
+        } else {
+            let mut frames = stage.http2(way).await;
+            frames.get(1, "/");
+            frames.flush().await;
+            eventually("the upstream heard it", || stage.upstream.requests().len() == 1).await;
+            frames.frame(RST_STREAM, 0, 1, &CANCEL.to_be_bytes());
+            frames.flush().await;
+        }
+        eventually("the upstream is hung up on", || stage.upstream.ended() == 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_cut_short_is_never_whole_upstream_and_is_not_sent_again() {
+    let stage = Stage::new().await;
+    let length = request("POST /", "Content-Length: 100", "beginning");
+    for (name, bytes) in [("length", length), ("chunked", chunked("5\r\nhello\r\n5\r\nwo"))] {
+        let (before, wires) = (stage.upstream.ended(), stage.upstream.wires().len());
+        let mut pipe = stage.pipe(Way::Http1).await;
+        pipe.write_all(&bytes).await.unwrap();
+        eventually("the upstream hears of it", || stage.upstream.wires().len() > wires).await;
+        pipe.shutdown().await.unwrap();
+        drop(pipe);
+        eventually(&format!("{name}: the upstream is hung up on"), || stage.upstream.ended() > before).await;
+    }
+    for way in HTTP2 {
+        let (before, wires) = (stage.upstream.ended(), stage.upstream.wires().len());
+        let mut frames = stage.http2(way).await;
+        frames.headers(1, false, &fields("POST", "/"));
+        frames.frame(DATA, 0, 1, b"beginning");
+        frames.flush().await;
+        eventually("the upstream hears of it", || stage.upstream.wires().len() > wires).await;
+        drop(frames);
+        eventually(&format!("{way:?}: the upstream is hung up on"), || stage.upstream.ended() > before).await;
+    }
+    assert!(stage.heard_nothing_but_honest(Reaches::Part).await.is_ok());
+    assert_eq!(stage.upstream.all().matches("POST / ").count(), 4);
+}
+
+/// An upstream that closes every connection as soon as it has heard a whole request.
+async fn closing() -> (Backend, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let backend = raw_backend(move |mut socket| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let mut bytes = Vec::new();
+            while !bytes.ends_with(b"hello") {
+                match socket.read_u8().await {
+                    Ok(byte) => bytes.push(byte),
+                    Err(_) => return,
+                }
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    (backend, count)
+}
+
+#[tokio::test]
+async fn a_post_whose_upstream_closes_unanswered_is_a_502_and_is_sent_once() {
+    let (backend, count) = closing().await;
+    let proxy = proxy(&file().version("v1", &backend, 100)).await;
+    for sent in 1..=3 {
+        let bytes = request("POST /", "Connection: close\r\nContent-Length: 5", "hello");
+        let said = super::language::exchange(proxy.pipe().await, bytes).await.unwrap();
+        assert!(refusal(&[502], &said).is_ok(), "{:?}", String::from_utf8_lossy(&said));
+        assert_eq!(count.load(Ordering::SeqCst), sent);
+    }
+    // Over HTTP/2, too.
+    let mut frames = Frames::open(proxy.pipe().await).await;
+    frames.headers(1, false, &fields("POST", "/"));
+    frames.frame(DATA, END_STREAM, 1, b"5\r\nhello");
+    frames.flush().await;
+    assert_eq!(frames.outcome(1).await, Outcome::Status(502));
+    assert_eq!(count.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn over_http_2_a_body_that_differs_from_its_length_is_reset() {
+    let stage = Stage::new().await;
+    let mut trial = Trial::default();
+    for way in HTTP2 {
+        for (name, length, body) in
+            [("too short", "10", "hello"), ("too long", "3", "hello"), ("none", "5", "")]
+        {
+            let mut frames = stage.http2(way).await;
+            let mut all = fields("POST", "/");
+            all.push(("content-length", length));
+            frames.headers(1, false, &all);
+            frames.frame(DATA, END_STREAM, 1, body.as_bytes());
+            frames.flush().await;
+            let outcome = frames.outcome(1).await;
+            trial.same(&format!("{way:?} {name}: {outcome:?}"), outcome.is_malformed(), true);
+        }
+    }
+    trial.note("the upstream", stage.heard_nothing_but_honest(Reaches::Part).await);
+    trial.end();
+}

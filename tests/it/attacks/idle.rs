@@ -1,0 +1,112 @@
+//! Clients that are slow, or do nothing: they cost no processor time and little memory, and end when their time is over.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::frames::{DATA, Outcome, SETTINGS, request as fields};
+use super::language::{HTTP2, OK, Reaches, Stage, Upstream, Way, When, exchange, refusal, request};
+
+#[tokio::test]
+async fn clients_that_stop_halfway_keep_nobody_from_being_served() {
+    let stage = Stage::new().await;
+    let mut held = Vec::new();
+    for begun in [
+        &b""[..],
+        b"G",
+        b"GET / HTTP/1.1\r\nHost: shop.exam",
+        b"PRI * HTTP/2.0\r\n\r\nS",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04",
+        b"POST / HTTP/1.1\r\nHost: shop.example\r\nTransfer-Encoding: chunked\r\n\r\n5",
+        b"POST / HTTP/1.1\r\nHost: shop.example\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Tra",
+    ] {
+        for _ in 0..10 {
+            let mut pipe = stage.pipe(Way::Http1).await;
+            pipe.write_all(begun).await.unwrap();
+            held.push(pipe);
+        }
+    }
+    for way in HTTP2 {
+        let mut frames = stage.http2(way).await;
+        frames.bytes(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3]);
+        frames.flush().await;
+        stage.serves_neighbours().await;
+    }
+    stage.heard_nothing_but_honest(Reaches::Part).await.unwrap();
+    drop(held);
+}
+
+#[tokio::test]
+async fn an_upload_that_stands_still_is_refused_and_ended_on_both_sides() {
+    let stage = Stage::with(Upstream::start(OK, When::Honest).await, |file| {
+        file.worker("timeouts = { idle = \"300ms\", response = \"60s\" }")
+    })
+    .await;
+    let bytes = request("POST /", "Content-Length: 100", "beginning");
+    let said = exchange(stage.pipe(Way::Http1).await, bytes).await.unwrap();
+    assert!(refusal(&[408], &said).is_ok(), "{:?}", String::from_utf8_lossy(&said));
+    for way in HTTP2 {
+        let mut frames = stage.http2(way).await;
+        frames.headers(1, false, &fields("POST", "/"));
+        frames.frame(DATA, 0, 1, b"beginning");
+        frames.flush().await;
+        assert_eq!(frames.outcome(1).await, Outcome::Status(408), "{way:?}");
+    }
+    stage.heard_nothing_but_honest(Reaches::Part).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_clients_do_not_read_is_not_fetched_in_full_from_the_upstream() {
+    const SIZE: usize = 20 << 20;
+    const STREAMS: u32 = 20;
+    let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&written);
+    let backend = crate::support::raw_backend(move |mut socket| {
+        let count = std::sync::Arc::clone(&count);
+        async move {
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = socket.read_u8().await else { return };
+                heard.push(byte);
+            }
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n");
+            let _ = socket.write_all(head.as_bytes()).await;
+            let piece = vec![b'x'; 64 << 10];
+            while socket.write_all(&piece).await.is_ok() {
+                count.fetch_add(piece.len(), std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let stage = Stage::with(Upstream::answering(OK).await, |file| {
+        file.worker("routes = [\"shop.example/honest\"]").end(&format!(
+            "[[worker]]\nname = \"large\"\n[[worker.version]]\nid = \"w1\"\nupstreams = [\"{}\"]\n[worker.deployment]\n\
+             versions = [{{ version_id = \"w1\", percentage = 100 }}]",
+            backend.url()
+        ))
+    })
+    .await;
+    for way in HTTP2 {
+        let before = written.load(std::sync::atomic::Ordering::SeqCst);
+        let mut frames = stage.http2(way).await;
+        // SETTINGS_INITIAL_WINDOW_SIZE of nothing.
+        frames.frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+        for number in 0..STREAMS {
+            frames.get(number * 2 + 1, "/large");
+        }
+        frames.flush().await;
+        assert_eq!(frames.outcome(1).await, Outcome::Status(200), "{way:?}");
+        let mut last = usize::MAX;
+        loop {
+            let now = written.load(std::sync::atomic::Ordering::SeqCst);
+            if now == last {
+                break;
+            }
+            last = now;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // The kernel's buffers on the way take some megabytes; nothing takes all of it.
+        assert!(last - before < SIZE * STREAMS as usize / 2, "{way:?}: {} MiB", (last - before) >> 20);
+        stage.serves_neighbours().await;
+    }
+}

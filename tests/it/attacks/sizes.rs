@@ -1,0 +1,69 @@
+//! Sizes: what is honest passes, what is not ends the request on both sides, and no refusal is left without a word.
+
+use super::frames::{Outcome, request as fields};
+use super::language::{CANARY, HTTP2, Reaches, Stage, Trial, chunked, request};
+
+#[tokio::test]
+async fn honest_sizes_pass() {
+    let stage = Stage::new().await;
+    let target = format!("/{}", "a".repeat(8000));
+    let cookie = format!("Cookie: a={}\r\nConnection: close", "b".repeat(16_000));
+    assert_eq!(stage.answers(request(&format!("GET {target}"), &cookie, "")).await.unwrap()[0].status, 200);
+    let heard = stage.upstream.last();
+    assert_eq!(heard.line, format!("GET {target} HTTP/1.1"));
+    assert_eq!(heard.field("cookie").map(|cookie| cookie.len()), Some(16_002));
+}
+
+#[tokio::test]
+async fn targets_and_heads_beyond_reason_are_refused_and_reach_nobody() {
+    let stage = Stage::new().await;
+    let target = format!("GET /{}", "a".repeat(70_000));
+    stage.refuses(&[414, 431], Reaches::Nothing, &[("a target of 70 KB", request(&target, "", ""))]).await;
+    let cases = [
+        ("a field of 1 MiB", request("GET /", &format!("X: {}", "y".repeat(1 << 20)), "")),
+        ("a name of 1 MiB", request("GET /", &format!("{}: y", "x".repeat(1 << 20)), "")),
+        ("10,000 fields", request("GET /", "X: y\r\n".repeat(10_000).trim_end(), "")),
+        ("a method of 1 MiB", request(&format!("{} /", "G".repeat(1 << 20)), "", "")),
+    ];
+    stage.refuses(&[400, 431], Reaches::Nothing, &cases).await;
+}
+
+#[tokio::test]
+async fn trailers_beyond_reason_end_the_request_on_both_sides() {
+    let stage = Stage::new().await;
+    let cases = [
+        ("1 MiB", chunked(&format!("2\r\nok\r\n0\r\nX: {}\r\n\r\n", "y".repeat(1 << 20)))),
+        ("20,000 fields", chunked(&format!("2\r\nok\r\n0\r\n{}\r\n", "X: y\r\n".repeat(20_000)))),
+    ];
+    stage.refuses(&[400, 431], Reaches::Part, &cases).await;
+    assert!(!stage.upstream.all().contains(CANARY));
+}
+
+#[tokio::test]
+async fn over_http_2_too_large_heads_end_the_stream_or_the_connection_and_reach_nobody() {
+    let large = format!("/{}", "a".repeat(70_000));
+    let field = "y".repeat(1 << 20);
+    let many = vec![("x", "y"); 10_000];
+    let attacks = [
+        ("a target of 70 KB", &large[..], vec![]),
+        ("a field of 1 MiB", "/", vec![("x", &field[..])]),
+        ("10,000 fields", "/", many),
+    ];
+    let stage = Stage::new().await;
+    let mut trial = Trial::default();
+    for way in HTTP2 {
+        for (name, path, more) in &attacks {
+            let mut frames = stage.http2(way).await;
+            frames.large_headers(1, &[fields("GET", path), more.clone()].concat());
+            frames.flush().await;
+            let outcome = frames.outcome(1).await;
+            let ended = matches!(
+                outcome,
+                Outcome::Status(414 | 431) | Outcome::Reset(_) | Outcome::GoAway(_) | Outcome::Closed
+            );
+            trial.same(&format!("{way:?} {name}: {outcome:?}"), ended, true);
+        }
+    }
+    trial.note("the upstream", stage.heard_nothing_but_honest(Reaches::Nothing).await);
+    trial.end();
+}
