@@ -4,6 +4,7 @@
 //! locked instructions; a scrape reads all shards' recorders and adds them up. The registry itself is locked only when a
 //! snapshot is built or scraped. A version that left the deployment keeps its series: counters never go back.
 
+mod limits;
 mod series;
 mod text;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use limits::Limit;
 pub use series::{VersionSeries, WorkerSeries};
 
 use crate::model::name::{VersionId, WorkerName};
@@ -21,6 +23,7 @@ use crate::model::share::Share;
 pub struct Registry {
     recorders: Mutex<Recorders>,
     reloads: [AtomicU64; 2],
+    limited: limits::Limited,
 }
 
 /// The recorders of all shards, in the order in which they are written out.
@@ -76,11 +79,16 @@ impl Registry {
         self.reloads[usize::from(succeeded)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts that a client met a bound.
+    pub fn limited(&self, limit: Limit) {
+        self.limited.count(limit);
+    }
+
     /// Everything in the Prometheus text format, version 0.0.4. Series that never counted anything are left out; of the
     /// gauges none is. The same state gives the same text.
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
-        text::render(&self.lock(), reloads, gauges)
+        text::render(&self.lock(), reloads, &self.limited, gauges)
     }
 
     /// A panic of another holder leaves maps that are still whole: they are only ever added to.
@@ -140,6 +148,9 @@ mod tests {
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);
+        registry.limited(Limit::MinRate);
+        registry.limited(Limit::HeaderCount);
+        registry.limited(Limit::MinRate);
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);
     }

@@ -5,9 +5,11 @@
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
 mod body;
+mod census;
 mod connection;
 mod cork;
 mod failure;
+mod frames;
 mod handler;
 mod head;
 mod proxy_protocol;
@@ -19,7 +21,9 @@ mod socket;
 mod stream;
 mod tls;
 mod tunnel;
+mod turned_away;
 mod upstream;
+mod watch;
 
 use std::collections::HashMap;
 use std::io;
@@ -30,6 +34,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use self::census::Census;
 use self::resolve::{Addresses, Names};
 use self::shard::{Accept, Command, Gauge};
 use self::snapshot::Blueprint;
@@ -84,6 +89,9 @@ pub struct Shards {
     names: Names,
     listeners: Vec<Bound>,
     next_id: u64,
+    census: Arc<Census>,
+    /// The number of connections that was last warned of.
+    warned_of: usize,
 }
 
 #[derive(Debug)]
@@ -129,9 +137,10 @@ impl Shards {
     /// # Errors
     /// A thread or its runtime cannot be made.
     pub fn start(threads: NonZeroUsize, services: &Services) -> io::Result<Self> {
-        let start = |index| Thread::start(index, services.clone());
+        let census = Census::of_process(threads.get());
+        let start = |index| Thread::start(index, services.clone(), Arc::clone(&census));
         let threads = (0..threads.get()).map(start).collect::<io::Result<_>>()?;
-        Ok(Self { threads, names: Names::default(), listeners: Vec::new(), next_id: 0 })
+        Ok(Self { threads, names: Names::default(), listeners: Vec::new(), next_id: 0, census, warned_of: 0 })
     }
 
     /// Reads every file that the configuration names (certificates, keys) and makes TLS settings of them, without
@@ -174,6 +183,7 @@ impl Shards {
     /// Swaps all shards to a prepared configuration; returns when every shard serves it.
     pub async fn commit(&mut self, prepared: Prepared) {
         let Prepared { blueprint, mut listeners, .. } = prepared;
+        self.warn_of_descriptors(blueprint.config.limits.connections);
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {
@@ -242,6 +252,18 @@ impl Shards {
             let _ = tokio::task::spawn_blocking(|| handle.join()).await;
         }
         cut
+    }
+
+    /// Says, once for each number, that the system does not allow as many connections as the file.
+    fn warn_of_descriptors(&mut self, connections: usize) {
+        let possible = self.census.most_clients();
+        if connections > possible && self.warned_of != connections {
+            self.warned_of = connections;
+            tracing::warn!(
+                "`[limits] connections` is {connections}, but the limit of open files allows {possible} client \
+                 connections: more are turned away; raise the limit (`ulimit -n`, LimitNOFILE=)"
+            );
+        }
     }
 
     /// Finds or makes the sockets of every listener.
@@ -313,7 +335,7 @@ impl Bound {
 }
 
 impl Thread {
-    fn start(index: usize, services: Services) -> io::Result<Self> {
+    fn start(index: usize, services: Services, census: Arc<Census>) -> io::Result<Self> {
         let (inbox, commands) = mpsc::unbounded_channel();
         let gauge = Arc::new(Gauge::default());
         let of_shard = Arc::clone(&gauge);
@@ -329,7 +351,7 @@ impl Thread {
                 }
             };
             let _ = report.send(Ok(()));
-            runtime.block_on(shard::run(index, services, of_shard, commands));
+            runtime.block_on(shard::run(index, services, census, of_shard, commands));
         })?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
         Ok(Self { inbox, gauge, handle })

@@ -6,11 +6,12 @@ use crate::model::decision::Reason;
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
+use super::limits::{Limit, Limited};
 use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, VersionSeries};
 use super::{ByShard, Gauges, Recorders};
 
 /// All families, always in the same order.
-pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) -> String {
+pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], limited: &Limited, gauges: &Gauges) -> String {
     let mut page = Page::default();
     page.build_info();
     page.requests(recorders);
@@ -18,6 +19,7 @@ pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) 
     page.misses(recorders);
     page.overrides(recorders);
     page.process(reloads, gauges);
+    page.limits(limited);
     page.shares(gauges);
     page.upstreams(gauges);
     page.text
@@ -142,6 +144,14 @@ impl Page {
         const DROPPED: &str = "gradual_access_log_dropped_total";
         self.family(DROPPED, "counter", "Access log lines dropped because the log could not keep up.");
         self.sample(DROPPED, &[], gauges.log_dropped);
+    }
+
+    fn limits(&mut self, limited: &Limited) {
+        const NAME: &str = "gradual_limited_total";
+        self.family(NAME, "counter", "Clients that met a bound, by its key in [limits].");
+        for limit in Limit::ALL {
+            self.counted(NAME, &[("limit", limit.as_str())], limited.get(limit));
+        }
     }
 
     fn shares(&mut self, gauges: &Gauges) {

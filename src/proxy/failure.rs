@@ -5,6 +5,8 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::metrics::Limit;
+
 /// A boxed error whose source is kept.
 pub(super) type Source = Box<dyn Error + Send + Sync>;
 
@@ -23,6 +25,14 @@ pub(super) enum Kind {
     BadRequest(&'static str),
     /// Its body stood still.
     RequestTimeout,
+    /// Its body came more slowly than is allowed.
+    RequestTooSlow,
+    /// Its head has too many lines.
+    TooManyHeaders,
+    /// Its target is too long.
+    UriTooLong,
+    /// Its body is too large.
+    BodyTooLarge,
     /// No worker has a route for it.
     NoWorker,
     /// A CONNECT that is not a WebSocket.
@@ -70,7 +80,10 @@ impl Kind {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestTimeout | Self::RequestTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -88,7 +101,10 @@ impl Kind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad-request",
-            Self::RequestTimeout => "request-timeout",
+            Self::RequestTimeout | Self::RequestTooSlow => "request-timeout",
+            Self::TooManyHeaders => "headers-too-large",
+            Self::UriTooLong => "uri-too-long",
+            Self::BodyTooLarge => "body-too-large",
             Self::NoWorker => "no-worker",
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
@@ -109,6 +125,10 @@ impl Kind {
         match self {
             Self::BadRequest(how) => how,
             Self::RequestTimeout => "the request's body did not go on in time",
+            Self::RequestTooSlow => "the request's body came too slowly",
+            Self::TooManyHeaders => "the request has more header lines than are allowed",
+            Self::UriTooLong => "the request's target is longer than is allowed",
+            Self::BodyTooLarge => "the request's body is larger than is allowed",
             Self::NoWorker => "no worker has a route for this host and path",
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
@@ -126,10 +146,25 @@ impl Kind {
 
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
-        !matches!(
-            self,
-            Self::BadRequest(_) | Self::RequestTimeout | Self::NoWorker | Self::Connect | Self::Loop
-        )
+        !self.closes() && !matches!(self, Self::NoWorker | Self::Loop)
+    }
+
+    /// Whether an HTTP/1.1 connection cannot go on: what follows a request that was not understood, or not read to its
+    /// end, must not be taken for another one.
+    pub(super) fn closes(self) -> bool {
+        matches!(self, Self::BadRequest(_) | Self::Connect | Self::RequestTimeout) || self.limit().is_some()
+    }
+
+    /// The bound that the client met, if that is what it is.
+    pub(super) fn limit(self) -> Option<Limit> {
+        match self {
+            Self::RequestTimeout => Some(Limit::BodyIdleTimeout),
+            Self::RequestTooSlow => Some(Limit::MinRate),
+            Self::TooManyHeaders => Some(Limit::HeaderCount),
+            Self::UriTooLong => Some(Limit::UriBytes),
+            Self::BodyTooLarge => Some(Limit::RequestBodyBytes),
+            _ => None,
+        }
     }
 }
 

@@ -18,16 +18,17 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::body::{Progress, RequestBody, ResponseBody};
+use super::body::{Progress, RequestBody, ResponseBody, TooSlow};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
 use super::record::{self, Line, Meter};
-use super::shard::{Shard, Watch};
+use super::shard::Shard;
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
 use super::upstream::{self, Endpoint, Lease, Need};
-use crate::config::{self, Timeouts, UpstreamHost};
+use super::watch::Watch;
+use crate::config::{self, Limits, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::{Head, KEY_HEADER, Lines};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
@@ -93,9 +94,10 @@ impl Exchange {
         let mut meter = Meter::new(client, client.shard.snapshot(), Instant::now());
         let (mut parts, body) = request.into_parts();
         let bodiless = body.is_end_stream();
+        let declared = if bodiless { Some(0) } else { body.size_hint().exact() };
         meter.http2 = parts.version == Version::HTTP_2;
         meter.is_asset = record::is_asset(parts.uri.path());
-        let admitted = match admit(client, &mut meter, &mut parts, bodiless) {
+        let admitted = match admit(client, &mut meter, &mut parts, declared) {
             Ok(admitted) => admitted,
             Err(Refusal::Answer(response)) => return Err(Box::new(local(*response, meter))),
             Err(Refusal::Failure(kind)) => return Err(Box::new(refuse(&kind.into(), meter))),
@@ -103,7 +105,8 @@ impl Exchange {
         let body = if admitted.upgrade.is_some() || bodiless {
             RequestBody::EMPTY
         } else {
-            let progress = Rc::new(Progress::new(meter.started));
+            let most = meter.limits().request_body_bytes.unwrap_or(u64::MAX);
+            let progress = Rc::new(Progress::new(meter.started, most, declared.is_some()));
             meter.progress = Some(Rc::clone(&progress));
             RequestBody::new(body, &progress)
         };
@@ -142,7 +145,8 @@ impl Exchange {
             self.dress(&lease)?;
             let request = self.request.take().ok_or(Kind::Closed)?;
             let sending = pin!(lease.send(request));
-            let wait = Wait { timeouts, progress: self.meter.progress.as_deref() };
+            let limits = self.meter.limits();
+            let wait = Wait { timeouts, limits, progress: self.meter.progress.as_deref() };
             match wait.head_within(&self.meter.client, sending).await? {
                 Ok(response) => return Ok((response, lease)),
                 Err(mut error) => match error.take_message() {
@@ -255,7 +259,13 @@ impl From<Kind> for Refusal {
 }
 
 /// Checks a head, finds its worker and version, and prepares it for the next hop. Everything here is synchronous.
-fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) -> Result<Admitted, Refusal> {
+/// `declared` is how long the body says that it is.
+fn admit(
+    client: &Client,
+    meter: &mut Meter,
+    parts: &mut Parts,
+    declared: Option<u64>,
+) -> Result<Admitted, Refusal> {
     let (seen, deciding) = Seen::look(&parts.headers);
     let listener = client.listener.current();
     let settings = listener.settings();
@@ -264,6 +274,7 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
     if client.shard.sink().is_on() {
         meter.line = Some(Box::new(Line::of(parts, https)));
     }
+    within_limits(meter.limits(), parts, declared)?;
     if parts.method == Method::CONNECT && !is_websocket(parts) {
         return Err(Kind::Connect.into());
     }
@@ -275,13 +286,27 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
     select(client, meter, &head, &seen, &deciding, trusted);
     let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
     let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
-    let upgrade = upgrade(parts, seen.upgrade && bodiless)?;
+    let upgrade = upgrade(parts, seen.upgrade && declared == Some(0))?;
     remove_refused(parts, &seen, worker, trusted);
     let introduction =
         Introduction { trusted, address: client.address_text.as_ref(), https, host: host.as_ref() };
     head::prepare_request(parts, &seen, &introduction);
     set_metadata(parts, worker, version);
     Ok(Admitted { host, upgrade, host_as_sent, te_trailers: seen.te_trailers })
+}
+
+/// Refuses what is longer than is allowed, and was not refused by the codec.
+fn within_limits(limits: &Limits, parts: &Parts, declared: Option<u64>) -> Result<(), Kind> {
+    if parts.uri.path_and_query().map_or(0, |target| target.as_str().len()) > limits.uri_bytes {
+        return Err(Kind::UriTooLong);
+    }
+    if parts.headers.len() > limits.header_count {
+        return Err(Kind::TooManyHeaders);
+    }
+    match limits.request_body_bytes {
+        Some(most) if declared.is_some_and(|length| length > most) => Err(Kind::BodyTooLarge),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a trusted proxy in front was asked by https.
@@ -422,6 +447,7 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
 /// the next piece the client itself may take as long as any body may stand still.
 struct Wait<'a> {
     timeouts: Timeouts,
+    limits: &'a Limits,
     progress: Option<&'a Progress>,
 }
 
@@ -435,7 +461,7 @@ impl Wait<'_> {
     ) -> Result<T, Failure> {
         let mut head = head;
         let begun = Instant::now();
-        let due = begun + self.timeouts.response;
+        let due = self.first_due(begun);
         let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
         timer.as_mut().reset(due.into());
         let waited = poll_fn(|context| {
@@ -444,11 +470,10 @@ impl Wait<'_> {
             }
             loop {
                 ready!(timer.as_mut().poll(context));
-                let (due, whose) = self.due(begun);
-                if due <= Instant::now() {
-                    return Poll::Ready(Err(whose.into()));
+                match self.next_due(begun, Instant::now()) {
+                    Ok(due) => timer.as_mut().reset(due.into()),
+                    Err(whose) => return Poll::Ready(Err(whose.into())),
                 }
-                timer.as_mut().reset(due.into());
             }
         })
         .await;
@@ -456,20 +481,46 @@ impl Wait<'_> {
         waited
     }
 
-    /// When the wait is over, as things are now, and whose failure that is.
-    fn due(&self, begun: Instant) -> (Instant, Kind) {
-        match self.progress {
-            Some(progress) if progress.waiting.get() => {
-                (progress.last.get() + self.timeouts.idle, Kind::RequestTimeout)
-            }
-            Some(progress) => (progress.last.get() + self.timeouts.response, Kind::ResponseTimeout),
-            None => (begun + self.timeouts.response, Kind::ResponseTimeout),
-        }
+    /// When to look for the first time.
+    fn first_due(&self, begun: Instant) -> Instant {
+        let patience = match self.progress {
+            None => self.timeouts.response,
+            Some(_) => self.timeouts.response.min(self.client_idle()).min(self.limits.min_rate_grace),
+        };
+        begun + patience
     }
+
+    /// When to look again, as things are now; or whose failure it is that there is nothing to wait for any more.
+    fn next_due(&self, begun: Instant, now: Instant) -> Result<Instant, Kind> {
+        let Some(progress) = self.progress else {
+            return after(begun + self.timeouts.response, now, Kind::ResponseTimeout);
+        };
+        let due = if let Some(since) = progress.waits_since() {
+            after(since + self.client_idle(), now, Kind::RequestTimeout)?
+        } else {
+            let due = after(progress.last.get() + self.timeouts.response, now, Kind::ResponseTimeout)?;
+            due.min(now + self.client_idle())
+        };
+        let paced = progress.pace(now, self.limits.min_rate, self.limits.min_rate_grace);
+        Ok(paced.map_err(|TooSlow| Kind::RequestTooSlow)?.map_or(due, |paced| paced.min(due)))
+    }
+
+    /// How long the next piece of the request's body may take.
+    fn client_idle(&self) -> Duration {
+        self.timeouts.idle.min(self.limits.body_idle_timeout)
+    }
+}
+
+/// A moment that is still to come.
+fn after(due: Instant, now: Instant, missed: Kind) -> Result<Instant, Kind> {
+    if due > now { Ok(due) } else { Err(missed) }
 }
 
 /// What a request that failed on its connection says: the client's side may be to blame.
 fn failed(error: hyper::Error, meter: &Meter) -> Failure {
+    if meter.progress.as_ref().is_some_and(|progress| progress.is_too_large.get()) {
+        return Kind::BodyTooLarge.into();
+    }
     if meter.progress.as_ref().is_some_and(|progress| progress.failed.get()) {
         return Failure::because(Kind::BadRequest("the request's body was cut short or is malformed"), error);
     }
@@ -546,8 +597,10 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
         headers
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }
-    // What follows a request that was not understood must not be taken for another one.
-    if matches!(kind, Kind::BadRequest(_) | Kind::Connect | Kind::RequestTimeout) && !meter.http2 {
+    if let Some(limit) = kind.limit() {
+        meter.client.shard.limited(limit);
+    }
+    if kind.closes() && !meter.http2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     expose(headers, &meter);

@@ -298,7 +298,8 @@ impl Source {
         let authority = self.upstream.authority();
         let host = HeaderValue::from_str(&authority).ok();
         let key = EndpointKey { target, scheme: self.upstream.scheme, authority, tls: identity };
-        Some(shard.endpoint(key, |key| Endpoint::new(key, &self.upstream.to_string(), host, tls)))
+        let census = shard.census();
+        Some(shard.endpoint(key, |key| Endpoint::new(key, &self.upstream.to_string(), host, tls, census)))
     }
 
     fn server_name(&self, connector: &UpstreamConnector) -> Option<ServerName<'static>> {

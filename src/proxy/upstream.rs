@@ -7,10 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
+use super::census::Census;
 use super::failure::{Failure, Kind};
 use super::shard::LocalExecutor;
 use super::stream::{Peeked, Socket, Stream};
@@ -54,6 +57,7 @@ pub(super) struct Endpoint {
     dialing: Semaphore,
     /// Whether ALPN chose HTTP/2 the last time.
     chose_http2: Cell<Option<bool>>,
+    census: Arc<Census>,
 }
 
 /// What tells endpoints apart: two upstreams of one key share connections, also across reloads.
@@ -159,9 +163,12 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_KEPT: u32 = 12;
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
-/// HTTP/2 flow control towards upstreams: what a client that does not read may make an upstream send ahead.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
+/// HTTP/2 flow control towards upstreams: what a client that does not read may make an upstream send ahead. A connection
+/// has room for all its streams, so that those of one such client leave room for those of all others.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
+/// The same of HTTP/1.1: what is read at once, and the most that a response's head may have.
+const READ_BUFFER: usize = 64 << 10;
 
 /// The most bytes of a response's head over HTTP/2.
 const HEADER_LIST: u32 = 256 << 10;
@@ -185,6 +192,7 @@ impl Endpoint {
         label: &str,
         host: Option<HeaderValue>,
         tls: Option<(UpstreamConnector, ServerName<'static>)>,
+        census: &Arc<Census>,
     ) -> Self {
         Self {
             key,
@@ -198,6 +206,7 @@ impl Endpoint {
             multiplexed: RefCell::default(),
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
+            census: Arc::clone(census),
         }
     }
 
@@ -307,6 +316,8 @@ impl Endpoint {
 
     async fn dial(&self, need: Need) -> Result<Connection, Failure> {
         let failed = |error| Failure::because(Kind::ConnectFailed, error);
+        let none = || failed(io::Error::other("no file descriptor is left for it"));
+        let descriptor = self.census.descriptor().ok_or_else(none)?;
         let socket = match &self.key.target {
             Target::Tcp(address) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;
@@ -315,7 +326,7 @@ impl Endpoint {
             }
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
-        let plain = Peeked::new(socket);
+        let plain = Peeked::new(socket, descriptor);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
             return self.speak(Stream::Plain(plain), http2, need).await;
@@ -387,7 +398,8 @@ async fn handshake(
     stream: Stream,
 ) -> Result<(http1::SendRequest<RequestBody>, http1::Connection<TokioIo<Stream>, RequestBody>), Failure> {
     // Requests are mostly heads: one buffer costs less than a list of slices.
-    let shaken = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
+    let shaken =
+        http1::Builder::new().writev(false).max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await;
     shaken.map_err(|error| Failure::because(Kind::ConnectFailed, error))
 }
 
@@ -557,7 +569,7 @@ mod tests {
         let endpoint = |&load: &u32| {
             let target = Target::Unix(PathBuf::from("x"));
             let key = EndpointKey { target, scheme: Scheme::Http, authority: String::new(), tls: None };
-            let endpoint = Endpoint::new(key, "x", None, None);
+            let endpoint = Endpoint::new(key, "x", None, None, &Census::new(100, 0));
             endpoint.in_flight.set(load);
             Rc::new(endpoint)
         };
