@@ -16,6 +16,7 @@ use hyper::server::conn::http1::{self, UpgradeableConnection};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
@@ -302,7 +303,7 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
 }
 
 /// Tells a client that its request's head took too long (RFC 9110 section 15.5.9).
-async fn say_slow(mut stream: Pulsed) {
+async fn say_slow<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let text = "the request's head did not come in time";
     turned_away::say(
         &mut stream,

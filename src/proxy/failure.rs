@@ -27,8 +27,8 @@ pub(super) enum Kind {
     RequestTimeout,
     /// Its body came more slowly than is allowed.
     RequestTooSlow,
-    /// Its head has too many lines.
-    TooManyHeaders,
+    /// Its head is larger, or has more lines, than is allowed.
+    HeadTooLarge,
     /// Its target is too long.
     UriTooLong,
     /// Its body is too large.
@@ -81,7 +81,7 @@ impl Kind {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::RequestTimeout | Self::RequestTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::UriTooLong => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoWorker => StatusCode::NOT_FOUND,
@@ -102,7 +102,7 @@ impl Kind {
         match self {
             Self::BadRequest(_) => "bad-request",
             Self::RequestTimeout | Self::RequestTooSlow => "request-timeout",
-            Self::TooManyHeaders => "headers-too-large",
+            Self::HeadTooLarge => "head-too-large",
             Self::UriTooLong => "uri-too-long",
             Self::BodyTooLarge => "body-too-large",
             Self::NoWorker => "no-worker",
@@ -126,8 +126,8 @@ impl Kind {
             Self::BadRequest(how) => how,
             Self::RequestTimeout => "the request's body did not go on in time",
             Self::RequestTooSlow => "the request's body came too slowly",
-            Self::TooManyHeaders => "the request has more header lines than are allowed",
-            Self::UriTooLong => "the request's target is longer than is allowed",
+            Self::HeadTooLarge => "the request's header section is too large or has too many fields",
+            Self::UriTooLong => "the request's target is too long",
             Self::BodyTooLarge => "the request's body is larger than is allowed",
             Self::NoWorker => "no worker has a route for this host and path",
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
@@ -160,7 +160,7 @@ impl Kind {
         match self {
             Self::RequestTimeout => Some(Limit::BodyIdleTimeout),
             Self::RequestTooSlow => Some(Limit::MinRate),
-            Self::TooManyHeaders => Some(Limit::HeaderCount),
+            Self::HeadTooLarge => Some(Limit::HeaderCount),
             Self::UriTooLong => Some(Limit::UriBytes),
             Self::BodyTooLarge => Some(Limit::RequestBodyBytes),
             _ => None,

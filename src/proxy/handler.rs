@@ -301,7 +301,7 @@ fn within_limits(limits: &Limits, parts: &Parts, declared: Option<u64>) -> Resul
         return Err(Kind::UriTooLong);
     }
     if parts.headers.len() > limits.header_count {
-        return Err(Kind::TooManyHeaders);
+        return Err(Kind::HeadTooLarge);
     }
     match limits.request_body_bytes {
         Some(most) if declared.is_some_and(|length| length > most) => Err(Kind::BodyTooLarge),

@@ -9,6 +9,7 @@ mod explain;
 mod export;
 mod fixture;
 mod life;
+mod limits;
 mod model;
 mod proxy;
 mod support;
