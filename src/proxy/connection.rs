@@ -79,8 +79,8 @@ const PONG: Duration = Duration::from_secs(20);
 const CODEC_HEADERS: usize = 100;
 /// What the codec of HTTP/1.1 may read of a request's body at once.
 const READ_BUFFER: usize = 64 << 10;
-/// Streams that may fill what is held for an HTTP/2 client: one that is not read leaves room for others.
-const STREAMS_AT_ONCE: usize = 4;
+/// What one stream of HTTP/2 may hold before it is asked for more: one that is not read leaves room for others.
+const SEND_BUFFER: usize = 16 << 10;
 
 /// What starts an HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -216,10 +216,10 @@ fn take_place(
     }
 }
 
-/// How many bytes of bodies may be held for a client. What is in the codec, in the cork, and one piece more than there is
-/// room for makes up the rest of `send_buffer`.
+/// How many bytes of bodies may be held for a client. The piece that is one more than there is room for, the piece that is
+/// read ahead from the upstream, and what codec and cork hold make up the rest of `send_buffer`.
 fn room(limits: &Limits) -> usize {
-    limits.send_buffer / 8 * 3
+    limits.send_buffer / 5
 }
 
 /// Work that a client may take so long for; a bound that is met is counted.
@@ -460,7 +460,7 @@ fn http2_settings(limits: &Limits) -> http2::Builder<LocalExecutor> {
         .max_concurrent_streams(limits.http2_streams)
         .initial_stream_window_size(limits.http2_stream_window)
         .initial_connection_window_size(limits.http2_connection_window)
-        .max_send_buf_size(room(limits) / STREAMS_AT_ONCE)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(header_list)
         .enable_connect_protocol();
     builder

@@ -8,6 +8,7 @@ mod reading;
 mod sending;
 mod wire;
 
+use bytes::Bytes;
 use gradual::metrics::Gauges;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -37,6 +38,10 @@ async fn is_met(proxy: &Proxy, limit: &str, times: u64) {
 
 /// A backend whose answer is so long.
 async fn long(bytes: usize) -> Backend {
-    let answer = move |_: Request<Incoming>| async move { Response::new(body(vec![b'x'; bytes])) };
+    let all = Bytes::from(vec![b'x'; bytes]);
+    let answer = move |_: Request<Incoming>| {
+        let all = all.clone();
+        async { Response::new(body(all)) }
+    };
     backend("v1").answering(answer).start().await
 }
