@@ -23,6 +23,7 @@ mod tls;
 mod tunnel;
 mod turned_away;
 mod upstream;
+mod wait;
 mod watch;
 
 use std::collections::HashMap;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,9 +46,15 @@ impl Census {
         self.most / 2
     }
 
-    /// A descriptor for a connection that is not a client's; `None` if there is none to spare.
-    pub(super) fn descriptor(self: &Arc<Self>) -> Option<Descriptor> {
-        take(&self.descriptors, self.most).then(|| Descriptor { census: Arc::clone(self), client: false })
+    /// A descriptor for a connection that is not a client's.
+    ///
+    /// # Errors
+    /// There is none to spare.
+    pub(super) fn descriptor(self: &Arc<Self>) -> io::Result<Descriptor> {
+        if take(&self.descriptors, self.most) {
+            return Ok(Descriptor { census: Arc::clone(self), client: false });
+        }
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "all file descriptors for connections are in use"))
     }
 
     /// A descriptor for a client's connection; `None` if there are `most` already, or none to spare.
@@ -163,7 +170,7 @@ mod tests {
         let clients: Vec<_> = (0..24).map(|_| census.client(1000).unwrap()).collect();
         assert!(census.client(1000).is_none());
         let upstreams: Vec<_> = (0..24).map(|_| census.descriptor().unwrap()).collect();
-        assert!(census.descriptor().is_none());
+        assert!(census.descriptor().is_err());
         drop((clients, upstreams));
         assert!(census.client(1).is_some());
     }
@@ -171,7 +178,7 @@ mod tests {
     #[test]
     fn a_client_that_finds_no_descriptor_leaves_the_counts_as_they_were() {
         let census = Census::new(100, 20);
-        let others: Vec<_> = std::iter::from_fn(|| census.descriptor()).collect();
+        let others: Vec<_> = std::iter::from_fn(|| census.descriptor().ok()).collect();
         for _ in 0..100 {
             assert!(census.client(1000).is_none());
         }

@@ -97,7 +97,7 @@ pub(super) async fn serve(
     let most = slot.current().limits().connections;
     let Some(descriptor) = shard.census().client(most) else {
         shard.limited(Limit::Connections);
-        if shard.may_warn() {
+        if shard.may_warn_of_connections() {
             tracing::warn!("there are as many client connections as are allowed: more are turned away");
         }
         return turn_away(&shard, &slot.current(), socket).await;
@@ -128,7 +128,7 @@ async fn turn_away(shard: &Shard, listener: &ListenerState, mut socket: Socket) 
     if listener.tls().is_none() {
         turned_away::say(&mut socket, &overloaded()).await;
         // Only where there are descriptors to spare is it listened to whether the word has arrived.
-        if let Some(_descriptor) = shard.census().descriptor() {
+        if let Ok(_descriptor) = shard.census().descriptor() {
             turned_away::linger(&mut socket).await;
         }
     }

@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,7 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::body::{Progress, RequestBody, ResponseBody, TooSlow};
+use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
@@ -27,6 +25,7 @@ use super::shard::Shard;
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
 use super::upstream::{self, Endpoint, Lease, Need};
+use super::wait::Wait;
 use super::watch::Watch;
 use crate::config::{self, Limits, Timeouts, UpstreamHost};
 use crate::model::decision::Sent;
@@ -441,79 +440,6 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
     if let Some(timestamp) = &version.headers.timestamp {
         headers.insert(head::VERSION_TIMESTAMP, timestamp.clone());
     }
-}
-
-/// How long a response's head may take: a limit from the request's end, or from the last piece of its body that passed. For
-/// the next piece the client itself may take as long as any body may stand still.
-struct Wait<'a> {
-    timeouts: Timeouts,
-    limits: &'a Limits,
-    progress: Option<&'a Progress>,
-}
-
-impl Wait<'_> {
-    /// Waits for a response's head. The timer is the client connection's, where no other request uses it: to set a timer
-    /// forward costs next to nothing, to make one and take it out again costs as much as a hash table look-up each.
-    async fn head_within<T>(
-        &self,
-        client: &Client,
-        head: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, Failure> {
-        let mut head = head;
-        let begun = Instant::now();
-        let due = self.first_due(begun);
-        let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
-        timer.as_mut().reset(due.into());
-        let waited = poll_fn(|context| {
-            if let Poll::Ready(result) = head.as_mut().poll(context) {
-                return Poll::Ready(Ok(result));
-            }
-            loop {
-                ready!(timer.as_mut().poll(context));
-                match self.next_due(begun, Instant::now()) {
-                    Ok(due) => timer.as_mut().reset(due.into()),
-                    Err(whose) => return Poll::Ready(Err(whose.into())),
-                }
-            }
-        })
-        .await;
-        client.timer.set(Some(timer));
-        waited
-    }
-
-    /// When to look for the first time.
-    fn first_due(&self, begun: Instant) -> Instant {
-        let patience = match self.progress {
-            None => self.timeouts.response,
-            Some(_) => self.timeouts.response.min(self.client_idle()).min(self.limits.min_rate_grace),
-        };
-        begun + patience
-    }
-
-    /// When to look again, as things are now; or whose failure it is that there is nothing to wait for any more.
-    fn next_due(&self, begun: Instant, now: Instant) -> Result<Instant, Kind> {
-        let Some(progress) = self.progress else {
-            return after(begun + self.timeouts.response, now, Kind::ResponseTimeout);
-        };
-        let due = if let Some(since) = progress.waits_since() {
-            after(since + self.client_idle(), now, Kind::RequestTimeout)?
-        } else {
-            let due = after(progress.last.get() + self.timeouts.response, now, Kind::ResponseTimeout)?;
-            due.min(now + self.client_idle())
-        };
-        let paced = progress.pace(now, self.limits.min_rate, self.limits.min_rate_grace);
-        Ok(paced.map_err(|TooSlow| Kind::RequestTooSlow)?.map_or(due, |paced| paced.min(due)))
-    }
-
-    /// How long the next piece of the request's body may take.
-    fn client_idle(&self) -> Duration {
-        self.timeouts.idle.min(self.limits.body_idle_timeout)
-    }
-}
-
-/// A moment that is still to come.
-fn after(due: Instant, now: Instant, missed: Kind) -> Result<Instant, Kind> {
-    if due > now { Ok(due) } else { Err(missed) }
 }
 
 /// What a request that failed on its connection says: the client's side may be to blame.

@@ -78,6 +78,7 @@ pub(super) struct Shard {
     gauge: Arc<Gauge>,
     drain: Drain,
     warned: Cell<Option<Instant>>,
+    warned_of_connections: Cell<Option<Instant>>,
     /// Connections that are looked through for those on which nothing happens.
     watched: RefCell<Slab<Rc<Watch>>>,
 }
@@ -179,6 +180,7 @@ impl Shard {
             gauge: Arc::clone(gauge),
             drain: Drain::default(),
             warned: Cell::new(None),
+            warned_of_connections: Cell::new(None),
             watched: RefCell::default(),
         });
         tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
@@ -334,13 +336,23 @@ impl Shard {
 
     /// Whether a warning about upstreams may be written: at most one a second.
     pub(super) fn may_warn(&self) -> bool {
-        let now = Instant::now();
-        let due = self.warned.get().is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
-        if due {
-            self.warned.set(Some(now));
-        }
-        due
+        is_due(&self.warned, Duration::from_secs(1))
     }
+
+    /// Whether a warning may be written about connections that cannot be had: at most one a minute.
+    pub(super) fn may_warn_of_connections(&self) -> bool {
+        is_due(&self.warned_of_connections, Duration::from_secs(60))
+    }
+}
+
+/// Whether something was last done at least so long ago; then it is done now.
+fn is_due(last: &Cell<Option<Instant>>, pause: Duration) -> bool {
+    let now = Instant::now();
+    let due = last.get().is_none_or(|last| now.duration_since(last) >= pause);
+    if due {
+        last.set(Some(now));
+    }
+    due
 }
 
 /// The only writer of these numbers is the shard itself, so that no locked instruction is needed.
@@ -481,7 +493,7 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok(connection) => spawn(connection),
                 Err(error) => {
-                    if shard.may_warn() {
+                    if shard.may_warn_of_connections() {
                         tracing::warn!(%error, "a connection cannot be accepted");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -7,7 +7,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -163,13 +162,10 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_KEPT: u32 = 12;
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
-/// HTTP/2 flow control towards upstreams: what a client that does not read may make an upstream send ahead. A connection
-/// has room for all its streams, so that those of one such client leave room for those of all others.
+/// What a client that does not read may make an upstream send ahead: over HTTP/2 (all streams of a connection together have
+/// room for each of them), and over HTTP/1.1, where it bounds a response's head, too.
 const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
-/// The same of HTTP/1.1: what is read at once, and the most that a response's head may have.
 const READ_BUFFER: usize = 64 << 10;
-
 /// The most bytes of a response's head over HTTP/2.
 const HEADER_LIST: u32 = 256 << 10;
 /// An HTTP/2 connection is asked so often whether its upstream is alive, and the upstream given so long to say so: one that
@@ -316,8 +312,7 @@ impl Endpoint {
 
     async fn dial(&self, need: Need) -> Result<Connection, Failure> {
         let failed = |error| Failure::because(Kind::ConnectFailed, error);
-        let none = || failed(io::Error::other("no file descriptor is left for it"));
-        let descriptor = self.census.descriptor().ok_or_else(none)?;
+        let descriptor = self.census.descriptor().map_err(failed)?;
         let socket = match &self.key.target {
             Target::Tcp(address) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;
@@ -347,7 +342,7 @@ impl Endpoint {
             let (sender, connection) = http2::Builder::new(LocalExecutor)
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_connection_window_size(100 * STREAM_WINDOW)
                 .max_header_list_size(HEADER_LIST)
                 .keep_alive_interval(PING)
                 .keep_alive_timeout(PONG)
