@@ -4,6 +4,7 @@
 //! locked instructions; a scrape reads all shards' recorders and adds them up. The registry itself is locked only when a
 //! snapshot is built or scraped. A version that left the deployment keeps its series: counters never go back.
 
+mod limits;
 mod series;
 mod text;
 
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use limits::Limit;
 pub use series::{Retry, VersionSeries, WorkerSeries};
 
 use crate::model::name::{VersionId, WorkerName};
@@ -23,6 +25,7 @@ pub struct Registry {
     reloads: [AtomicU64; 2],
     upgrades: [AtomicU64; 3],
     checks: Mutex<Checks>,
+    limited: limits::Limited,
 }
 
 /// What came of a binary upgrade.
@@ -52,6 +55,7 @@ struct Process<'a> {
     reloads: [u64; 2],
     /// In the order of [`UpgradeResult`]'s variants.
     upgrades: [u64; 3],
+    limited: &'a limits::Limited,
     checks: &'a Checks,
 }
 
@@ -127,6 +131,11 @@ impl Registry {
         self.reloads[usize::from(succeeded)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts that a client met a bound.
+    pub fn limited(&self, limit: Limit) {
+        self.limited.count(limit);
+    }
+
     /// Counts a binary upgrade.
     pub fn upgraded(&self, result: UpgradeResult) {
         self.upgrades[result as usize].fetch_add(1, Ordering::Relaxed);
@@ -156,7 +165,7 @@ impl Registry {
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
         let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = Process { reloads, upgrades: self.upgrades(), checks: &checks };
+        let process = Process { reloads, upgrades: self.upgrades(), limited: &self.limited, checks: &checks };
         text::render(&self.lock(), &process, gauges)
     }
 
@@ -236,6 +245,9 @@ mod tests {
         registry.upgrades_before([1, 0, 2]);
         registry.upgraded(UpgradeResult::Failure);
         registry.upgraded(UpgradeResult::Success);
+        registry.limited(Limit::MinRate);
+        registry.limited(Limit::HeaderCount);
+        registry.limited(Limit::MinRate);
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);
     }

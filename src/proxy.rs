@@ -10,11 +10,13 @@ mod balance;
 mod body;
 mod budget;
 mod caps;
+mod census;
 mod chunks;
 mod connection;
 mod cork;
 mod ejection;
 mod failure;
+mod frames;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -37,7 +39,10 @@ mod stream;
 mod tap;
 mod tls;
 mod tunnel;
+mod turned_away;
 mod upstream;
+mod wait;
+mod watch;
 mod wire;
 
 use std::collections::HashMap;
@@ -48,7 +53,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::ejection::Timing;
 pub use self::health::{
@@ -57,6 +62,7 @@ pub use self::health::{
 pub use self::probe::ProbeError;
 pub use self::standing::LastCheck;
 
+use self::census::Census;
 use self::health::Roster;
 use self::resolve::{Addresses, Names};
 use self::shard::{Accept, Command, Gauge};
@@ -114,13 +120,16 @@ pub struct Shards {
     names: Names,
     standings: Arc<Standings>,
     /// What serves, for those who check upstreams.
-    roster: watch::Sender<Arc<Roster>>,
+    roster: tokio::sync::watch::Sender<Arc<Roster>>,
     listeners: Vec<Bound>,
     next_id: u64,
     /// What another process has bound, until the first commit.
     handed: Vec<(Address, Arc<Held>)>,
     /// Whether another process goes on with the sockets.
     replaced: bool,
+    census: Arc<Census>,
+    /// The number of connections that was last warned of.
+    warned_of: usize,
 }
 
 #[derive(Debug)]
@@ -175,21 +184,25 @@ impl Shards {
     /// A thread or its runtime cannot be made.
     pub fn start_with(threads: NonZeroUsize, services: &Services, timing: Timing) -> io::Result<Self> {
         let standings = Arc::new(Standings::new(timing));
-        let start = |index| Thread::start(index, services.clone(), Arc::clone(&standings));
-        Ok(Self::over((0..threads.get()).map(start).collect::<io::Result<_>>()?, standings))
+        let census = Census::of_process(threads.get());
+        let start =
+            |index| Thread::start(index, services.clone(), Arc::clone(&standings), Arc::clone(&census));
+        Ok(Self::over((0..threads.get()).map(start).collect::<io::Result<_>>()?, standings, census))
     }
 
     /// Threads that serve nothing yet, and what they know of endpoints.
-    fn over(threads: Vec<Thread>, standings: Arc<Standings>) -> Self {
+    fn over(threads: Vec<Thread>, standings: Arc<Standings>, census: Arc<Census>) -> Self {
         Self {
             threads,
             names: Names::default(),
             standings,
-            roster: watch::Sender::default(),
+            roster: tokio::sync::watch::Sender::default(),
             listeners: Vec::new(),
             next_id: 0,
             handed: Vec::new(),
             replaced: false,
+            census,
+            warned_of: 0,
         }
     }
 
@@ -255,6 +268,7 @@ impl Shards {
     /// Swaps all shards to a prepared configuration; returns when every shard serves it.
     pub async fn commit(&mut self, prepared: Prepared) {
         let Prepared { blueprint, mut listeners, .. } = prepared;
+        self.warn_of_descriptors(blueprint.config.limits.connections);
         let gone = self.release(&listeners);
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
@@ -345,6 +359,18 @@ impl Shards {
             let _ = tokio::task::spawn_blocking(|| handle.join()).await;
         }
         cut
+    }
+
+    /// Says, once for each number, that the system does not allow as many connections as the file.
+    fn warn_of_descriptors(&mut self, connections: usize) {
+        let possible = self.census.most_clients();
+        if connections > possible && self.warned_of != connections {
+            self.warned_of = connections;
+            tracing::warn!(
+                "`[limits] connections` is {connections}, but the limit of open files allows {possible} client \
+                 connections: more are turned away; raise the limit (`ulimit -n`, LimitNOFILE=)"
+            );
+        }
     }
 
     /// Finds or makes the sockets of every listener.
@@ -450,7 +476,12 @@ fn remove_file(path: &Path) {
 }
 
 impl Thread {
-    fn start(index: usize, services: Services, standings: Arc<Standings>) -> io::Result<Self> {
+    fn start(
+        index: usize,
+        services: Services,
+        standings: Arc<Standings>,
+        census: Arc<Census>,
+    ) -> io::Result<Self> {
         let (inbox, commands) = mpsc::unbounded_channel();
         let gauge = Arc::new(Gauge::default());
         let of_shard = Arc::clone(&gauge);
@@ -466,7 +497,7 @@ impl Thread {
                 }
             };
             let _ = report.send(Ok(()));
-            runtime.block_on(shard::run(index, services, standings, of_shard, commands));
+            runtime.block_on(shard::run(index, services, standings, census, of_shard, commands));
         })?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
         Ok(Self { inbox, gauge, handle })

@@ -35,7 +35,7 @@ pub struct Limits {
     pub min_rate_grace: Duration,
     /// The most client connections of the process.
     pub connections: usize,
-    /// The most client connections of one address; 0: as many as there may be.
+    /// The most client connections of one address (of IPv6: of one network of 64 bits); 0: as many as there may be.
     pub connections_per_address: usize,
     /// The most requests at once on one HTTP/2 connection.
     pub http2_streams: u32,
@@ -43,9 +43,9 @@ pub struct Limits {
     pub http2_stream_window: u32,
     /// The same, for all request bodies of a connection together.
     pub http2_connection_window: u32,
-    /// The most HTTP/2 frames that bring nothing on between two requests that complete.
+    /// The most HTTP/2 frames that bring nothing on between two requests that complete, and in a minute besides.
     pub http2_control_frames: u32,
-    /// The most memory that what waits for one client takes, over all its streams.
+    /// The most memory that bodies take which wait for one client, over all its streams.
     pub send_buffer: usize,
     /// The most bytes of a request's body; `None`: any number.
     pub request_body_bytes: Option<u64>,

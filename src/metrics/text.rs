@@ -7,6 +7,7 @@ use crate::model::decision::Reason;
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
+use super::limits::{Limit, Limited};
 use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
 use super::{ByShard, Checks, Ejections, Gauges, Process, Recorders, UpgradeResult};
 
@@ -21,6 +22,7 @@ pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gaug
     page.overrides(recorders);
     page.process(process.reloads, gauges);
     page.upgrades(process.upgrades);
+    page.limits(process.limited);
     page.shares(gauges);
     page.versions(gauges);
     page.upstreams(gauges);
@@ -183,6 +185,14 @@ impl Page {
         const DROPPED: &str = "gradual_access_log_dropped_total";
         self.family(DROPPED, "counter", "Access log lines dropped because the log could not keep up.");
         self.sample(DROPPED, &[], gauges.log_dropped);
+    }
+
+    fn limits(&mut self, limited: &Limited) {
+        const NAME: &str = "gradual_limited_total";
+        self.family(NAME, "counter", "Clients that met a bound, by its key in [limits].");
+        for limit in Limit::ALL {
+            self.counted(NAME, &[("limit", limit.as_str())], limited.get(limit));
+        }
     }
 
     fn shares(&mut self, gauges: &Gauges) {

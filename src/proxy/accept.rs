@@ -141,7 +141,7 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok(connection) => spawn(connection),
                 Err(error) => {
-                    if shard.may_warn() {
+                    if shard.may_warn_of_connections() {
                         tracing::warn!(%error, "a connection cannot be accepted");
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;

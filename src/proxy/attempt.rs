@@ -16,10 +16,11 @@ use hyper::client::conn::TrySendError;
 use super::balance::{self, Choice};
 use super::body::RequestBody;
 use super::failure::{Failure, Kind};
-use super::handler::{Exchange, Wait, chosen, failed};
+use super::handler::{Exchange, chosen, failed};
 use super::record::Meter;
 use super::tap::Unanswered;
 use super::upstream::{Asks, Bounds, Endpoint, Lease, Need};
+use super::wait::Wait;
 use crate::config::Timeouts;
 use crate::metrics::Retry;
 
@@ -65,7 +66,8 @@ impl Exchange {
             let request = self.request.take().ok_or(Kind::Closed)?;
             let copy = lease.copy(&request);
             let sending = pin!(lease.send(request));
-            let wait = Wait { timeouts, progress: self.meter.progress.as_deref() };
+            let wait =
+                Wait { timeouts, limits: self.meter.limits(), progress: self.meter.progress.as_deref() };
             let error = match wait.head_within(&self.meter.client, sending).await {
                 Ok(Ok(response)) => {
                     self.answered(&mut choice);

@@ -17,6 +17,7 @@ use super::failure::Source;
 use super::head;
 use super::record::Meter;
 use super::upstream::Lease;
+use super::watch::Piece;
 
 /// A request's body on its way to an upstream, whatever codec reads it.
 pub(super) struct RequestBody {
@@ -34,21 +35,81 @@ pub(super) struct Progress {
     /// Bytes that passed.
     pub(super) bytes: Cell<u64>,
     /// Whether it is the client that the next piece is waited for from.
-    pub(super) waiting: Cell<bool>,
+    waiting: Cell<bool>,
     /// Whether the client's side failed.
     pub(super) failed: Cell<bool>,
+    /// The most bytes that there may be.
+    most: u64,
+    /// Whether there were more.
+    pub(super) is_too_large: Cell<bool>,
+    /// How long the client was waited for, but for the wait that goes on.
+    waited: Cell<Duration>,
+    /// When the wait that goes on began.
+    waits_since: Cell<Instant>,
+    /// Bytes that had passed when the client's rate was last measured, and how long it had been waited for; `None` where
+    /// the length is unknown, and so the rate is free.
+    measured: Cell<Option<(u64, Duration)>>,
 }
 
 impl Progress {
-    pub(super) fn new(now: Instant) -> Self {
+    /// Of a body of at most so many bytes that begins now; whether its length is known.
+    pub(super) fn new(now: Instant, most: u64, length_is_known: bool) -> Self {
         Self {
             last: Cell::new(now),
             bytes: Cell::new(0),
             waiting: Cell::new(false),
             failed: Cell::new(false),
+            most,
+            is_too_large: Cell::new(false),
+            waited: Cell::new(Duration::ZERO),
+            waits_since: Cell::new(now),
+            measured: Cell::new(length_is_known.then_some((0, Duration::ZERO))),
         }
     }
+
+    /// Notes whose turn it is: the client's to send, or the upstream's to take.
+    fn turn(&self, waiting: bool) {
+        if self.waiting.replace(waiting) == waiting {
+            return;
+        }
+        let now = Instant::now();
+        if waiting {
+            self.waits_since.set(now);
+        } else {
+            self.waited.set(self.waited.get() + now.saturating_duration_since(self.waits_since.get()));
+        }
+    }
+
+    /// When to look at the client's rate again; `None` where it is free. The error: it was waited for it as long as
+    /// `grace`, and fewer than `rate` bytes a second came.
+    pub(super) fn pace(&self, now: Instant, rate: u32, grace: Duration) -> Result<Option<Instant>, TooSlow> {
+        let Some((bytes, waited)) = self.measured.get().filter(|_| rate > 0) else { return Ok(None) };
+        let goes_on = match self.waiting.get() {
+            true => now.saturating_duration_since(self.waits_since.get()),
+            false => Duration::ZERO,
+        };
+        let total = self.waited.get() + goes_on;
+        let span = total.saturating_sub(waited);
+        if span < grace {
+            return Ok(Some(now + (grace - span)));
+        }
+        let came = u128::from(self.bytes.get() - bytes) * 1000;
+        if came < u128::from(rate) * span.as_millis() {
+            return Err(TooSlow);
+        }
+        self.measured.set(Some((self.bytes.get(), total)));
+        Ok(Some(now + grace))
+    }
+
+    /// Since when the client has been waited for; `None` if it is not.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.waiting.get().then(|| self.waits_since.get())
+    }
 }
+
+/// A client sends more slowly than it may.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct TooSlow;
 
 impl RequestBody {
     /// No body.
@@ -74,12 +135,16 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         let Some((inner, progress)) = &mut self.inner else { return Poll::Ready(None) };
         let polled = inner.as_mut().poll_frame(cx);
-        progress.waiting.set(polled.is_pending());
+        progress.turn(polled.is_pending());
         let frame = ready!(polled);
         progress.last.set(Instant::now());
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
                 progress.bytes.set(progress.bytes.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
+                if progress.bytes.get() > progress.most {
+                    progress.is_too_large.set(true);
+                    return Poll::Ready(Some(Err("the request's body is too large".into())));
+                }
                 Some(Ok(clean_trailers(frame)))
             }
             Some(Err(error)) => {
@@ -104,7 +169,8 @@ pub(super) struct ResponseBody {
     content: Content,
     /// Records the request when it is dropped; `None` where nobody counts.
     meter: Option<Meter>,
-    /// Whether a piece was handed over and no other was asked for since: the client's connection cannot take more.
+    /// Whether it is the client's turn: a piece was handed over and no other was asked for since, or there is no room to
+    /// hold another.
     handed_over: bool,
 }
 
@@ -155,12 +221,19 @@ impl ResponseBody {
             let watch = &meter.client.watch;
             match (self.handed_over, handed_over) {
                 (false, true) => watch.handed_over(),
-                (true, true) => watch.moved(),
                 (true, false) => watch.taken(),
-                (false, false) => {}
+                (true, true) | (false, false) => {}
             }
             self.handed_over = handed_over;
         }
+    }
+
+    /// A frame on its way to the client.
+    fn held(&self, frame: Frame<Bytes>) -> Frame<Piece> {
+        frame.map_data(|bytes| match (&self.meter, &self.content) {
+            (Some(meter), Content::Upstream(_)) => meter.client.watch.hold(bytes),
+            _ => Piece::own(bytes),
+        })
     }
 
     fn finish(&mut self) {
@@ -183,20 +256,30 @@ impl Drop for ResponseBody {
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Source;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Source>>> {
         let this = self.get_mut();
         let frame = match &mut this.content {
             Content::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Content::Upstream(upstreamed) => match upstreamed.poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    this.turn(false);
+            Content::Upstream(upstreamed) => {
+                if this.handed_over {
+                    // While the client took its time, the upstream was not asked for anything.
+                    upstreamed.idle.touch();
+                }
+                if this.meter.as_ref().is_some_and(|meter| !meter.client.watch.has_room(cx)) {
+                    this.turn(true);
                     return Poll::Pending;
                 }
-            },
+                match upstreamed.poll_frame(cx) {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => {
+                        this.turn(false);
+                        return Poll::Pending;
+                    }
+                }
+            }
         };
         this.turn(matches!(frame, Some(Ok(_))));
         match &frame {
@@ -213,7 +296,7 @@ impl Body for ResponseBody {
             }
             None => this.finish(),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map(|frame| this.held(frame))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -303,5 +386,36 @@ fn remove_forbidden(trailers: &mut HeaderMap) {
         trailers.keys().filter(|name| head::forbidden_in_trailers(name)).cloned().collect();
     for name in forbidden {
         trailers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_client_that_sends_less_than_the_rate_while_it_is_waited_for_is_too_slow() {
+        let begun = Instant::now();
+        let progress = Progress::new(begun, u64::MAX, true);
+        progress.turn(true);
+        progress.waits_since.set(begun);
+        progress.bytes.set(4799);
+        assert_eq!(progress.pace(begun + GRACE / 2, 240, GRACE), Ok(Some(begun + GRACE)));
+        assert_eq!(progress.pace(begun + GRACE, 240, GRACE), Err(TooSlow));
+        progress.bytes.set(4800);
+        assert_eq!(progress.pace(begun + GRACE, 240, GRACE), Ok(Some(begun + GRACE * 2)));
+        assert_eq!(progress.pace(begun + GRACE * 2, 240, GRACE), Err(TooSlow));
+    }
+
+    #[test]
+    fn time_in_which_the_upstream_takes_nothing_and_bodies_of_unknown_length_are_free() {
+        let begun = Instant::now();
+        let progress = Progress::new(begun, u64::MAX, true);
+        assert_eq!(progress.pace(begun + GRACE * 100, 240, GRACE), Ok(Some(begun + GRACE * 101)));
+        let streamed = Progress::new(begun, u64::MAX, false);
+        streamed.turn(true);
+        assert_eq!(streamed.pace(begun + GRACE * 100, 240, GRACE), Ok(None));
     }
 }

@@ -10,23 +10,30 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1::{self, UpgradeableConnection};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::cork::Corked;
+use super::failure::Kind;
+use super::frames::{Ledger, Observer};
 use super::handler::{self, Client};
 use super::proxy_protocol::{self, Named, Parsed};
 use super::record;
-use super::shard::{HEAD, LocalExecutor, Patience, Shard, Watched};
+use super::shard::{LocalExecutor, Shard, Watched};
 use super::snapshot::Blueprint;
-use super::stream::{Peeked, Socket, Stream};
+use super::stream::{Peeked, Pulsed, Socket, Stream};
+use super::turned_away;
+use super::watch::{Patience, Watch};
 use super::wire::Wire;
-use crate::config::Listener;
+use crate::config::{Limits, Listener};
+use crate::metrics::Limit;
 
 /// A listener's settings as they are now: a reload changes them for connections that are already there, too.
 pub(super) struct ListenerSlot(RefCell<Rc<ListenerState>>);
@@ -56,25 +63,27 @@ impl ListenerState {
         &self.blueprint.config.listeners[self.index]
     }
 
+    fn limits(&self) -> &Limits {
+        &self.blueprint.config.limits
+    }
+
     fn tls(&self) -> Option<TlsAcceptor> {
         self.blueprint.listener_tls[self.index].clone().map(TlsAcceptor::from)
     }
 }
 
-/// For the PROXY header and the TLS handshake: a client that has connected has no reason to wait with them.
-const GREETING: Duration = Duration::from_secs(10);
 /// When the proxy ends, a connection that has asked for nothing yet may still do so for as long: its request may be on the
 /// way. One that was opened in advance must not hold the end up.
 const LAST_CHANCE: Duration = Duration::from_secs(2);
 /// An HTTP/2 connection without traffic is asked so often whether it is alive, and given so long to say so.
 const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
-/// HTTP/2 flow control towards clients.
-const MAX_STREAMS: u32 = 256;
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
-const SEND_BUFFER: usize = 64 << 10;
-const HEADER_LIST: u32 = 64 << 10;
+/// The most header lines that the codec of HTTP/1.1 takes without being told.
+const CODEC_HEADERS: usize = 100;
+/// What the codec of HTTP/1.1 may read of a request's body at once.
+const READ_BUFFER: usize = 64 << 10;
+/// What one stream of HTTP/2 may hold before it is asked for more: one that is not read leaves room for others.
+const SEND_BUFFER: usize = 16 << 10;
 
 /// What starts an HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -88,11 +97,20 @@ pub(super) async fn serve(
     socket: Socket,
     address: Option<SocketAddr>,
 ) {
+    let most = slot.current().limits().connections;
+    let Some(descriptor) = shard.census().client(most) else {
+        shard.limited(Limit::Connections);
+        if shard.may_warn_of_connections() {
+            tracing::warn!("there are as many client connections as are allowed: more are turned away");
+        }
+        return turn_away(&shard, &slot.current(), socket).await;
+    };
     let _guard = shard.connection_opened();
+    let stream = Peeked::new(socket, descriptor);
     let greeting = Box::pin(async {
         tokio::select! {
             biased;
-            greeted = greet(Rc::clone(&shard), slot, socket, address) => greeted,
+            greeted = greet(Rc::clone(&shard), slot, stream, address) => greeted,
             () = last_chance(&shard) => Err(io::ErrorKind::TimedOut.into()),
         }
     });
@@ -104,6 +122,23 @@ pub(super) async fn serve(
     if let Err(error) = ended {
         tracing::debug!(?address, %error, "a client connection ended");
     }
+}
+
+const OVERLOADED: &str = "the proxy has as many connections as it may have";
+
+/// Ends a connection that is one too many: where HTTP is spoken without TLS, with a word.
+async fn turn_away(shard: &Shard, listener: &ListenerState, mut socket: Socket) {
+    if listener.tls().is_none() {
+        turned_away::say(&mut socket, &overloaded()).await;
+        // Only where there are descriptors to spare is it listened to whether the word has arrived.
+        if let Ok(_descriptor) = shard.census().descriptor() {
+            turned_away::linger(&mut socket).await;
+        }
+    }
+}
+
+fn overloaded() -> Vec<u8> {
+    turned_away::response(StatusCode::SERVICE_UNAVAILABLE, "overloaded", OVERLOADED)
 }
 
 /// Resolves a while after the end of the proxy has begun.
@@ -124,37 +159,50 @@ struct Greeted {
 async fn greet(
     shard: Rc<Shard>,
     slot: Rc<ListenerSlot>,
-    socket: Socket,
+    mut stream: Peeked,
     mut address: Option<SocketAddr>,
 ) -> io::Result<Greeted> {
     let listener = slot.current();
-    let mut stream = Peeked::new(socket);
+    let limits = listener.limits();
     let mut named = true;
     if listener.settings().proxy_protocol {
         if !listener.settings().trusted_proxies.contain(address) {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "not a trusted proxy"));
         }
-        match within(GREETING, read_proxy_header(&mut stream)).await? {
+        let header = read_proxy_header(&mut stream);
+        let bound = (limits.tls_handshake_timeout, Limit::TlsHandshakeTimeout);
+        match within(&shard, bound, header).await? {
             Named::Client(client) => address = Some(client),
             Named::Sender => {}
             Named::Nobody => named = false,
         }
     }
+    if !take_place(&shard, &listener, &mut stream, address) {
+        shard.limited(Limit::ConnectionsPerAddress);
+        if listener.tls().is_none() {
+            turned_away::say(&mut stream, &overloaded()).await;
+            turned_away::linger(&mut stream).await;
+        }
+        return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections of its address"));
+    }
     let (stream, http2, tls) = match listener.tls() {
         Some(acceptor) => {
-            let stream = within(GREETING, acceptor.accept(stream)).await;
+            let bound = (limits.tls_handshake_timeout, Limit::TlsHandshakeTimeout);
+            let stream = within(&shard, bound, acceptor.accept(stream)).await;
             let stream = stream.inspect_err(|error| warn_of_certificate(&shard, address, error))?;
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             (Stream::ServerTls(Box::new(stream)), http2, true)
         }
         None => {
-            let http2 = within(HEAD, is_http2(&mut stream)).await?;
+            let bound = (limits.detection_timeout, Limit::DetectionTimeout);
+            let http2 = within(&shard, bound, is_http2(&mut stream)).await?;
             (Stream::Plain(stream), http2, false)
         }
     };
     let text = address.map(|address| address.ip().to_canonical().to_string());
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
-    let (watch, watched) = shard.watch();
+    let watch = Rc::new(Watch::new(Instant::now(), room(limits)));
+    let watched = shard.watch(&watch);
     let timer = Cell::new(None);
     let client = Rc::new(Client { shard, listener: slot, address, named, address_text, tls, timer, watch });
     Ok(Greeted { client, _watched: watched, stream, http2 })
@@ -172,8 +220,39 @@ fn warn_of_certificate(shard: &Shard, address: Option<SocketAddr>, error: &io::E
     }
 }
 
-async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+/// Counts a connection as one of its address; false if there are too many. Those of trusted proxies, and of Unix sockets,
+/// are of many clients.
+fn take_place(
+    shard: &Shard,
+    listener: &ListenerState,
+    stream: &mut Peeked,
+    address: Option<SocketAddr>,
+) -> bool {
+    let most = listener.limits().connections_per_address;
+    match address {
+        Some(address) if most > 0 && !listener.settings().trusted_proxies.contain(Some(address)) => {
+            shard.census().place(address.ip(), most).map(|place| stream.hold(place)).is_some()
+        }
+        _ => true,
+    }
+}
+
+/// How many bytes of bodies may be held for a client. The piece that is one more than there is room for, the piece that is
+/// read ahead from the upstream, and what codec and cork hold make up the rest of `send_buffer`.
+fn room(limits: &Limits) -> usize {
+    limits.send_buffer / 5
+}
+
+/// Work that a client may take so long for; a bound that is met is counted.
+async fn within<T>(
+    shard: &Shard,
+    (long, limit): (Duration, Limit),
+    work: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    tokio::time::timeout(long, work).await.unwrap_or_else(|_| {
+        shard.limited(limit);
+        Err(io::ErrorKind::TimedOut.into())
+    })
 }
 
 /// Reads and consumes the PROXY header that a connection must start with.
@@ -217,25 +296,74 @@ async fn more(stream: &mut Peeked) -> io::Result<()> {
 async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
-    let wire = Wire::new(stream, client.watch.turn());
-    let connection = http1::Builder::new().serve_connection(TokioIo::new(wire), service).with_upgrades();
-    let ended = until_over(&client, connection, |connection| connection.graceful_shutdown(), false).await;
+    let mut builder = http1::Builder::new();
+    {
+        let listener = client.listener.current();
+        let limits = listener.limits();
+        builder.max_header_size(limits.header_bytes).max_buf_size(limits.header_bytes.max(READ_BUFFER));
+        if limits.header_count > CODEC_HEADERS {
+            builder.max_headers(limits.header_count);
+        }
+    }
+    let stream = Wire::new(Pulsed::new(stream, &client.watch.pulse), client.watch.turn());
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let shut_down = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
+    let ended = until_over(&client, Pin::new(&mut connection), shut_down, false).await;
     if let Some(kind) = client.watch.turn().refused() {
+        // Before it counts as a request, with which the bytes of the next head begin.
+        count_refusal(&client, kind);
         record::unread(&client, kind);
     }
-    ended
+    if matches!(ended, Ok(Ended::Slow)) && client.watch.holds_nothing() {
+        record::unread(&client, Kind::HeadTimeout);
+        if let Some(parts) = connection.into_parts() {
+            Box::pin(say_slow(parts.io.into_inner())).await;
+        }
+    }
+    ended.map(drop).map_err(io::Error::other)
+}
+
+/// Tells a client that its request's head took too long (RFC 9110 section 15.5.9).
+async fn say_slow<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let kind = Kind::HeadTimeout;
+    turned_away::say(&mut stream, &turned_away::response(kind.status(), kind.as_str(), kind.message())).await;
+    turned_away::linger(&mut stream).await;
+}
+
+/// Counts a head that the codec itself has refused, where it met a bound.
+fn count_refusal(client: &Client, kind: Kind) {
+    let listener = client.listener.current();
+    let limits = listener.limits();
+    match kind {
+        Kind::UriTooLong => client.shard.limited(Limit::UriBytes),
+        Kind::HeadTooLarge if client.watch.bytes_of_head() < limits.header_bytes as u64 => {
+            client.shard.limited(Limit::HeaderCount);
+        }
+        Kind::HeadTooLarge => client.shard.limited(Limit::HeaderBytes),
+        _ => {}
+    }
 }
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
-    let corked = Corked::new(stream);
-    let connection = http2_settings().serve_connection(TokioIo::new(corked.clone()), service);
+    let listener = client.listener.current();
+    let ledger = Rc::new(Ledger::new(listener.limits().http2_control_frames, Instant::now()));
+    client.watch.frames(&ledger);
+    let corked = Corked::new(stream, Some(Observer::new(&ledger, PREFACE.len())));
+    let builder = http2_settings(listener.limits());
+    drop(listener);
+    let connection = builder.serve_connection(TokioIo::new(corked.clone()), service);
     let ended = {
-        let mut connection =
-            pin!(until_over(&client, connection, |connection| connection.graceful_shutdown(), true));
+        let connection = pin!(connection);
+        let shut_down = |connection: Pin<&mut _>| http2::Connection::graceful_shutdown(connection);
+        let mut driven = pin!(until_over(&client, connection, shut_down, true));
         poll_fn(|context| {
-            let ended = connection.as_mut().poll(context);
+            let ended = driven.as_mut().poll(context).map_err(io::Error::other);
+            if ledger.is_overdrawn() {
+                corked.say_goaway();
+                return Poll::Ready(Ok(Ended::Flooded));
+            }
             match corked.poll_uncork(context) {
                 Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),
                 _ => ended,
@@ -243,9 +371,28 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
         })
         .await
     };
+    if ledger.is_overdrawn() || ledger.has_codec_ended() {
+        client.shard.limited(Limit::Http2ControlFrames);
+    }
     // What the codec said last, such as why it ends.
-    let _ = within(LAST_CHANCE, poll_fn(|context| corked.poll_uncork(context))).await;
-    ended
+    let said = poll_fn(|context| corked.poll_uncork(context));
+    let _ = tokio::time::timeout(LAST_CHANCE, said).await;
+    if matches!(ended, Ok(Ended::Flooded)) {
+        turned_away::say(&mut corked.clone(), &[]).await;
+        turned_away::linger(&mut corked.raw()).await;
+    }
+    ended.map(drop)
+}
+
+/// How the driving of a connection came to its end, without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It is over.
+    Over,
+    /// A request's head comes too slowly.
+    Slow,
+    /// The client sends too many frames that bring nothing on.
+    Flooded,
 }
 
 /// Drives a connection to its end; tells it once when the shard drains, and drops it when it has waited too long for a
@@ -253,14 +400,13 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
 /// all connections together: timers and signals of its own would cost every request more than all routing.
 async fn until_over<C>(
     client: &Client,
-    connection: C,
+    mut connection: Pin<&mut C>,
     shut_down: impl Fn(Pin<&mut C>),
     http2: bool,
-) -> io::Result<()>
+) -> hyper::Result<Ended>
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = pin!(connection);
     let mut drain = pin!(client.shard.drain_begins());
     // From here on the signal reaches this task, whatever wakes it otherwise.
     drain.as_mut().enable();
@@ -271,9 +417,8 @@ where
             told = true;
             shut_down(connection.as_mut());
         }
-        let ended = connection.as_mut().poll(context);
-        if ended.is_ready() {
-            return ended;
+        if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+            return Poll::Ready(ended.map(|()| Ended::Over));
         }
         if !watched {
             // This registers the waker of this task, which stays the same for as long as the task lives.
@@ -282,11 +427,12 @@ where
             let _ = drain.as_mut().poll(context);
         }
         let (patience, draining) = (client.watch.patience(), client.shard.is_draining());
-        if patience == Patience::Left && !draining {
-            return ended;
-        }
-        if patience == Patience::Lost || (patience == Patience::Over && !client.watch.has_asked()) {
-            return Poll::Ready(Ok(()));
+        match patience {
+            Patience::Left if !draining => return Poll::Pending,
+            Patience::Slow => return Poll::Ready(Ok(Ended::Slow)),
+            Patience::Lost => return Poll::Ready(Ok(Ended::Over)),
+            Patience::Over if !client.watch.has_asked() => return Poll::Ready(Ok(Ended::Over)),
+            Patience::Left | Patience::Over => {}
         }
         // A connection that has asked for nothing yet may have a request on its way, or unread: told now, the codec would
         // close it. So may any other; but where nobody accepts in this process's place, the end does not wait for it.
@@ -295,18 +441,17 @@ where
         if tell && !(may_wait && is_pending(&mut last_chance, context)) {
             told = true;
             shut_down(connection.as_mut());
-            let ended = connection.as_mut().poll(context);
-            if ended.is_ready() {
-                return ended;
+            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
+                return Poll::Ready(ended.map(|()| Ended::Over));
             }
         }
         if draining && lingers_too_long(client, &mut linger, http2, context) {
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(Ended::Over))
         } else {
-            ended
+            Poll::Pending
         }
     });
-    driven.await.map_err(io::Error::other)
+    driven.await
 }
 
 /// Whether the last chance for another request, which begins with the first call, is not over yet.
@@ -333,17 +478,18 @@ fn lingers_too_long(
     false
 }
 
-fn http2_settings() -> http2::Builder<LocalExecutor> {
+fn http2_settings(limits: &Limits) -> http2::Builder<LocalExecutor> {
+    let header_list = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX);
     let mut builder = http2::Builder::new(LocalExecutor);
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .keep_alive_timeout(PONG)
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.http2_streams)
+        .initial_stream_window_size(limits.http2_stream_window)
+        .initial_connection_window_size(limits.http2_connection_window)
         .max_send_buf_size(SEND_BUFFER)
-        .max_header_list_size(HEADER_LIST)
+        .max_header_list_size(header_list)
         .enable_connect_protocol();
     builder
 }

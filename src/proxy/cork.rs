@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::Observer;
+
 /// A stream with a cork in it. Clones are the same stream: the codec has one, and the task that drives it another.
 #[derive(Debug)]
 pub(super) struct Corked<S>(Rc<RefCell<Held<S>>>);
@@ -21,14 +23,34 @@ struct Held<S> {
     /// Written by the codec, and not yet by us: up to `sent` it is on its way.
     buffer: Vec<u8>,
     sent: usize,
+    /// Sees every frame of either direction.
+    observer: Option<Observer>,
 }
 
 /// What is kept together at the most. A writer that has more waits until the stream has taken it.
 const MOST: usize = 64 << 10;
 
 impl<S> Corked<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self(Rc::new(RefCell::new(Held { stream, buffer: Vec::new(), sent: 0 })))
+    /// A stream on which an HTTP/2 server's frames are observed.
+    pub(super) fn new(stream: S, observer: Option<Observer>) -> Self {
+        Self(Rc::new(RefCell::new(Held { stream, buffer: Vec::new(), sent: 0, observer })))
+    }
+
+    /// Reads what comes without looking at its frames.
+    pub(super) fn raw(&self) -> impl AsyncRead + Unpin
+    where
+        S: AsyncRead + Unpin,
+    {
+        self.0.borrow_mut().observer = None;
+        self.clone()
+    }
+
+    /// Puts the frame that ends the connection behind what is held back, if none is cut there.
+    pub(super) fn say_goaway(&self) {
+        let mut held = self.0.borrow_mut();
+        if let Some(frame) = held.observer.as_ref().and_then(Observer::goaway) {
+            held.buffer.extend_from_slice(&frame);
+        }
     }
 }
 
@@ -66,7 +88,17 @@ impl<S: AsyncWrite + Unpin> Held<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Corked<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().stream).poll_read(cx, buf)
+        let mut held = self.0.borrow_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut held.stream).poll_read(cx, buf))?;
+        if let Some(observer) = &mut held.observer
+            && !observer.read(&buf.filled()[before..])
+        {
+            // The task that polls this sees it, and ends the connection.
+            buf.set_filled(before);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -78,6 +110,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
         }
         let taken = &buf[..buf.len().min(MOST)];
         held.buffer.extend_from_slice(taken);
+        if let Some(observer) = &mut held.observer {
+            observer.written(taken);
+        }
         Poll::Ready(Ok(taken.len()))
     }
 
@@ -101,7 +136,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_leaves_together_when_it_is_uncorked() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let mut corked = Corked::new(near);
+        let mut corked = Corked::new(near, None);
         corked.write_all(b"one ").await.unwrap();
         corked.flush().await.unwrap();
         corked.write_all(b"two").await.unwrap();
@@ -122,7 +157,7 @@ mod tests {
             far.read_to_end(&mut read).await.unwrap();
             read
         });
-        let mut corked = Corked::new(near);
+        let mut corked = Corked::new(near, None);
         for piece in sent.chunks(7001) {
             corked.write_all(piece).await.unwrap();
         }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::metrics::Limit;
+
 /// A boxed error whose source is kept.
 pub(super) type Source = Box<dyn Error + Send + Sync>;
 
@@ -21,12 +23,18 @@ pub(super) enum Kind {
     // The client's side.
     /// The request is malformed or ambiguous; the text says how.
     BadRequest(&'static str),
-    /// Its target is longer than the codec reads.
-    UriTooLong,
-    /// Its head is larger, or has more fields, than the codec reads.
-    HeadTooLarge,
+    /// Its head did not come in time.
+    HeadTimeout,
     /// Its body stood still.
     RequestTimeout,
+    /// Its body came more slowly than is allowed.
+    RequestTooSlow,
+    /// Its head is larger, or has more lines, than is allowed.
+    HeadTooLarge,
+    /// Its target is too long.
+    UriTooLong,
+    /// Its body is too large.
+    BodyTooLarge,
     /// No worker has a route for it.
     NoWorker,
     /// A CONNECT that is not a WebSocket.
@@ -88,9 +96,10 @@ impl Kind {
     pub(super) fn status(self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::RequestTimeout | Self::RequestTooSlow | Self::HeadTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::UriTooLong => StatusCode::URI_TOO_LONG,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
@@ -111,9 +120,10 @@ impl Kind {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::BadRequest(_) => "bad-request",
-            Self::UriTooLong => "uri-too-long",
+            Self::RequestTimeout | Self::RequestTooSlow | Self::HeadTimeout => "request-timeout",
             Self::HeadTooLarge => "head-too-large",
-            Self::RequestTimeout => "request-timeout",
+            Self::UriTooLong => "uri-too-long",
+            Self::BodyTooLarge => "body-too-large",
             Self::NoWorker => "no-worker",
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
@@ -137,7 +147,10 @@ impl Kind {
             Self::BadRequest(how) => how,
             Self::UriTooLong => "the request's target is too long",
             Self::HeadTooLarge => "the request's header section is too large or has too many fields",
+            Self::HeadTimeout => "the request's head did not come in time",
             Self::RequestTimeout => "the request's body did not go on in time",
+            Self::RequestTooSlow => "the request's body came too slowly",
+            Self::BodyTooLarge => "the request's body is larger than is allowed",
             Self::NoWorker => "no worker has a route for this host and path",
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
@@ -162,16 +175,25 @@ impl Kind {
 
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
-        !matches!(
-            self,
-            Self::BadRequest(_)
-                | Self::UriTooLong
-                | Self::HeadTooLarge
-                | Self::RequestTimeout
-                | Self::NoWorker
-                | Self::Connect
-                | Self::Loop
-        )
+        !self.closes() && !matches!(self, Self::NoWorker | Self::Loop)
+    }
+
+    /// Whether an HTTP/1.1 connection cannot go on: what follows a request that was not understood, or not read to its
+    /// end, must not be taken for another one.
+    pub(super) fn closes(self) -> bool {
+        matches!(self, Self::BadRequest(_) | Self::Connect | Self::HeadTimeout) || self.limit().is_some()
+    }
+
+    /// The bound that the client met, if that is what it is.
+    pub(super) fn limit(self) -> Option<Limit> {
+        match self {
+            Self::RequestTimeout => Some(Limit::BodyIdleTimeout),
+            Self::RequestTooSlow => Some(Limit::MinRate),
+            Self::HeadTooLarge => Some(Limit::HeaderCount),
+            Self::UriTooLong => Some(Limit::UriBytes),
+            Self::BodyTooLarge => Some(Limit::RequestBodyBytes),
+            _ => None,
+        }
     }
 }
 

@@ -3,11 +3,9 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -25,12 +23,13 @@ use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
 use super::overrides;
 use super::record::{self, Line, Meter};
-use super::shard::{Shard, Watch};
+use super::shard::Shard;
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
 use super::upstream::Lease;
+use super::watch::Watch;
 use super::wire;
-use crate::config::{self, Timeouts, UpstreamHost};
+use crate::config::{self, Limits, UpstreamHost};
 use crate::model::decision::Sent;
 use crate::model::head::{Head, KEY_HEADER, Lines};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
@@ -100,9 +99,10 @@ impl Exchange {
         let mut meter = Meter::new(client, client.shard.snapshot(), Instant::now());
         let (mut parts, body) = request.into_parts();
         let bodiless = body.is_end_stream();
+        let declared = if bodiless { Some(0) } else { body.size_hint().exact() };
         meter.http2 = parts.version == Version::HTTP_2;
         meter.is_asset = record::is_asset(parts.uri.path());
-        let admitted = match admit(client, &mut meter, &mut parts, bodiless) {
+        let admitted = match admit(client, &mut meter, &mut parts, declared) {
             Ok(admitted) => admitted,
             Err(Refusal::Answer(response)) => return Err(Box::new(local(*response, meter))),
             Err(Refusal::Failure(kind)) => return Err(Box::new(refuse(&kind.into(), meter))),
@@ -110,7 +110,8 @@ impl Exchange {
         let body = if admitted.upgrade.is_some() || bodiless {
             RequestBody::EMPTY
         } else {
-            let progress = Rc::new(Progress::new(meter.started));
+            let most = meter.limits().request_body_bytes.unwrap_or(u64::MAX);
+            let progress = Rc::new(Progress::new(meter.started, most, declared.is_some()));
             meter.progress = Some(Rc::clone(&progress));
             RequestBody::new(body, &progress)
         };
@@ -207,7 +208,13 @@ impl From<Kind> for Refusal {
 }
 
 /// Checks a head, finds its worker and version, and prepares it for the next hop. Everything here is synchronous.
-fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) -> Result<Admitted, Refusal> {
+/// `declared` is how long the body says that it is.
+fn admit(
+    client: &Client,
+    meter: &mut Meter,
+    parts: &mut Parts,
+    declared: Option<u64>,
+) -> Result<Admitted, Refusal> {
     let (seen, deciding) = Seen::look(&parts.headers);
     let listener = client.listener.current();
     let settings = listener.settings();
@@ -216,6 +223,7 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
     if client.shard.sink().is_on() {
         meter.line = Some(Box::new(Line::of(parts, https)));
     }
+    within_limits(meter.limits(), parts, declared)?;
     if parts.method == Method::CONNECT && !is_websocket(parts) {
         return Err(Kind::Connect.into());
     }
@@ -231,13 +239,27 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
     select(client, meter, &head, &seen, &deciding, trusted);
     let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
     let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
-    let upgrade = upgrade(parts, seen.upgrade && bodiless)?;
+    let upgrade = upgrade(parts, seen.upgrade && declared == Some(0))?;
     remove_refused(parts, &seen, worker, trusted);
     let introduction =
         Introduction { trusted, address: client.address_text.as_ref(), https, host: host.as_ref() };
     head::prepare_request(parts, &seen, &introduction);
     set_metadata(parts, worker, version);
     Ok(Admitted { host, upgrade, host_as_sent, te_trailers: seen.te_trailers })
+}
+
+/// Refuses what is longer than is allowed, and was not refused by the codec.
+fn within_limits(limits: &Limits, parts: &Parts, declared: Option<u64>) -> Result<(), Kind> {
+    if parts.uri.path_and_query().map_or(0, |target| target.as_str().len()) > limits.uri_bytes {
+        return Err(Kind::UriTooLong);
+    }
+    if parts.headers.len() > limits.header_count {
+        return Err(Kind::HeadTooLarge);
+    }
+    match limits.request_body_bytes {
+        Some(most) if declared.is_some_and(|length| length > most) => Err(Kind::BodyTooLarge),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a trusted proxy in front was asked by https.
@@ -389,63 +411,11 @@ fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState)
     }
 }
 
-/// How long a response's head may take: a limit from the request's end, or from the last piece of its body that passed. For
-/// the next piece the client itself may take as long as any body may stand still.
-pub(super) struct Wait<'a> {
-    pub(super) timeouts: Timeouts,
-    pub(super) progress: Option<&'a Progress>,
-}
-
-impl Wait<'_> {
-    /// Waits for a response's head. The timer is the client connection's, where no other request uses it: to set a timer
-    /// forward costs next to nothing, to make one and take it out again costs as much as a hash table look-up each.
-    pub(super) async fn head_within<T>(
-        &self,
-        client: &Client,
-        head: Pin<&mut impl Future<Output = T>>,
-    ) -> Result<T, Failure> {
-        let mut head = head;
-        let begun = Instant::now();
-        // Whose turn it is to go on is looked at for the first time as soon as any limit may have passed.
-        let due = begun
-            + match self.progress {
-                Some(_) => self.timeouts.response.min(self.timeouts.idle),
-                None => self.timeouts.response,
-            };
-        let mut timer = client.timer.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(due.into())));
-        timer.as_mut().reset(due.into());
-        let waited = poll_fn(|context| {
-            if let Poll::Ready(result) = head.as_mut().poll(context) {
-                return Poll::Ready(Ok(result));
-            }
-            loop {
-                ready!(timer.as_mut().poll(context));
-                let (due, whose) = self.due(begun);
-                if due <= Instant::now() {
-                    return Poll::Ready(Err(whose.into()));
-                }
-                timer.as_mut().reset(due.into());
-            }
-        })
-        .await;
-        client.timer.set(Some(timer));
-        waited
-    }
-
-    /// When the wait is over, as things are now, and whose failure that is.
-    fn due(&self, begun: Instant) -> (Instant, Kind) {
-        match self.progress {
-            Some(progress) if progress.waiting.get() => {
-                (progress.last.get() + self.timeouts.idle, Kind::RequestTimeout)
-            }
-            Some(progress) => (progress.last.get() + self.timeouts.response, Kind::ResponseTimeout),
-            None => (begun + self.timeouts.response, Kind::ResponseTimeout),
-        }
-    }
-}
-
 /// What a request that failed on its connection says: the client's side may be to blame.
 pub(super) fn failed(error: hyper::Error, meter: &Meter) -> Failure {
+    if meter.progress.as_ref().is_some_and(|progress| progress.is_too_large.get()) {
+        return Kind::BodyTooLarge.into();
+    }
     if meter.progress.as_ref().is_some_and(|progress| progress.failed.get()) {
         return Failure::because(Kind::BadRequest("the request's body was cut short or is malformed"), error);
     }
@@ -521,8 +491,10 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
         headers
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }
-    // What follows a request that was not understood must not be taken for another one.
-    if matches!(kind, Kind::BadRequest(_) | Kind::Connect | Kind::RequestTimeout) && !meter.http2 {
+    if let Some(limit) = kind.limit() {
+        meter.client.shard.limited(limit);
+    }
+    if kind.closes() && !meter.http2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     expose(headers, &meter);

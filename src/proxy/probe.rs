@@ -142,7 +142,7 @@ async fn open(spot: &Spot, standing: &Standing) -> Result<Peeked, ProbeError> {
     };
     let socket = socket.map_err(ProbeError::Connect)?;
     standing.connected();
-    Ok(Peeked::new(socket))
+    Ok(Peeked::uncounted(socket))
 }
 
 /// A connection, and which HTTP is spoken on it.

@@ -11,7 +11,7 @@ use super::body::Progress;
 use super::failure::{Failure, Kind};
 use super::handler::Client;
 use super::snapshot::{Snapshot, VersionState, WorkerState};
-use crate::config::Timeouts;
+use crate::config::{Limits, Timeouts};
 use crate::export::access::{Outcome, Record, VersionRef};
 use crate::model::decision::Reason;
 use crate::model::overrides::Override;
@@ -135,6 +135,11 @@ impl Meter {
         {
             version.series.asset_miss(false);
         }
+    }
+
+    /// What clients may do.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.snapshot.blueprint.config.limits
     }
 
     /// For how long a body of this worker may stand still.

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -16,12 +15,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::Services;
 use super::accept::Accepting;
 use super::budget::{Budget, Budgets};
+use super::census::Census;
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
 use super::standing::Standings;
 use super::upstream::{Endpoint, EndpointKey};
-use super::wire::Turn;
+use super::watch::Watch;
+use crate::config::Limits;
 use crate::export::access::Sink;
+use crate::metrics::Limit;
 use crate::model::name::WorkerName;
 
 /// Runs futures on the shard's own thread.
@@ -66,6 +68,7 @@ pub(super) struct Shard {
     index: usize,
     services: Services,
     standings: Arc<Standings>,
+    census: Arc<Census>,
     sink: Sink,
     random: RefCell<fastrand::Rng>,
     snapshot: RefCell<Rc<Snapshot>>,
@@ -77,130 +80,9 @@ pub(super) struct Shard {
     gauge: Arc<Gauge>,
     drain: Drain,
     warned: Cell<Option<Instant>>,
+    warned_of_connections: Cell<Option<Instant>>,
     /// Connections that are looked through for those on which nothing happens.
     watched: RefCell<Slab<Rc<Watch>>>,
-}
-
-/// How much longer a connection may wait for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Patience {
-    /// It may go on.
-    Left,
-    /// It should end as soon as what was written to it is on its way.
-    Over,
-    /// It ends now, whatever its client has not read.
-    Lost,
-}
-
-/// What tells whether a client connection waits for a request, and since when.
-pub(super) struct Watch {
-    requests: Cell<u32>,
-    /// Whether there was any request yet.
-    asked: Cell<bool>,
-    /// When the connection began to wait for the next request's head.
-    waits_since: Cell<Instant>,
-    patience: Cell<Patience>,
-    /// How often the connection was looked at: a clock that costs nothing to read.
-    looks: Cell<u32>,
-    /// The look before which a piece of a response was last handed over.
-    moved: Cell<u32>,
-    /// Responses of which a piece was handed over that the client has not taken yet.
-    handed_over: Cell<u32>,
-    /// How many looks they may stand still for.
-    stall_limit: Cell<u32>,
-    /// Wakes the connection's task then.
-    waker: Cell<Option<Waker>>,
-    /// What an HTTP/1.1 connection's stream knows the requests by.
-    turn: Arc<Turn>,
-}
-
-impl Watch {
-    pub(super) fn request_began(&self) {
-        self.requests.set(self.requests.get() + 1);
-        self.asked.set(true);
-        self.turn.request_began();
-    }
-
-    pub(super) fn request_ended(&self, now: Instant) {
-        self.requests.set(self.requests.get().saturating_sub(1));
-        self.waits_since.set(now);
-        self.turn.request_ended();
-    }
-
-    pub(super) fn turn(&self) -> &Arc<Turn> {
-        &self.turn
-    }
-
-    /// For how long the client may leave what waits for it, rounded up to whole looks.
-    pub(super) fn stall_limit(&self, limit: Duration) {
-        let looks = limit.as_secs().div_ceil(HOUSEKEEPING.as_secs()).saturating_add(1);
-        self.stall_limit.set(u32::try_from(looks).unwrap_or(u32::MAX));
-    }
-
-    /// A piece of a response was handed over for the client; until the next one is asked for it is the client's turn.
-    pub(super) fn handed_over(&self) {
-        self.handed_over.set(self.handed_over.get() + 1);
-        self.moved();
-    }
-
-    /// A piece of a response moved.
-    pub(super) fn moved(&self) {
-        self.moved.set(self.looks.get());
-    }
-
-    /// The client has taken what was handed over.
-    pub(super) fn taken(&self) {
-        self.handed_over.set(self.handed_over.get().saturating_sub(1));
-    }
-
-    /// Whether the client takes nothing of anything that waits for it.
-    fn is_stalled(&self) -> bool {
-        let still = self.looks.get().wrapping_sub(self.moved.get());
-        let waiting = self.handed_over.get();
-        waiting > 0 && waiting == self.requests.get() && still > self.stall_limit.get()
-    }
-
-    /// Whether the connection has made a request.
-    pub(super) fn has_asked(&self) -> bool {
-        self.asked.get()
-    }
-
-    /// Whether a request is under way.
-    pub(super) fn is_busy(&self) -> bool {
-        self.requests.get() > 0
-    }
-
-    /// Whether no request is under way, and none has ended for so long.
-    pub(super) fn waits_for(&self, long: Duration) -> bool {
-        self.requests.get() == 0 && self.waits_since.get().elapsed() >= long
-    }
-
-    /// How much longer the connection may wait.
-    pub(super) fn patience(&self) -> Patience {
-        self.patience.get()
-    }
-
-    pub(super) fn wake_by(&self, waker: &Waker) {
-        self.waker.set(Some(waker.clone()));
-    }
-
-    fn look(&self, now: Instant) {
-        let waited = now.saturating_duration_since(self.waits_since.get());
-        self.looks.set(self.looks.get().wrapping_add(1));
-        let patience = match self.requests.get() {
-            _ if self.is_stalled() => Patience::Lost,
-            0 if waited >= HEAD * 2 => Patience::Lost,
-            0 if waited >= HEAD => Patience::Over,
-            _ => Patience::Left,
-        };
-        if self.patience.replace(patience) < patience {
-            let waker = self.waker.take();
-            if let Some(waker) = &waker {
-                waker.wake_by_ref();
-            }
-            self.waker.set(waker);
-        }
-    }
 }
 
 /// A connection's place among those that are watched.
@@ -227,9 +109,9 @@ struct Drain {
 
 /// How often idle upstream connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
-/// How long a client connection may take from its beginning, or from the end of its last response, to the end of the next
-/// request's head. Connections are looked at now and then: it may be a housekeeping interval longer.
-pub(super) const HEAD: Duration = Duration::from_secs(60);
+/// How often client connections are looked through at the most, and at the least: often enough for the shortest deadline,
+/// which comes late by a quarter of itself or a second.
+const LOOK: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
 /// How long log lines may wait for more.
 const LOG_DELAY: Duration = Duration::from_millis(100);
 /// Runs a shard until its control thread is gone. The first command is a commit: before it there is nothing to serve.
@@ -237,6 +119,7 @@ pub(super) async fn run(
     index: usize,
     services: Services,
     standings: Arc<Standings>,
+    census: Arc<Census>,
     gauge: Arc<Gauge>,
     mut inbox: mpsc::UnboundedReceiver<Command>,
 ) {
@@ -244,8 +127,9 @@ pub(super) async fn run(
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Commit { blueprint, sockets, done } => {
-                let shard =
-                    shard.get_or_insert_with(|| Shard::new(index, &services, &standings, &gauge, &blueprint));
+                let shard = shard.get_or_insert_with(|| {
+                    Shard::new(index, &services, &standings, &census, &gauge, &blueprint)
+                });
                 shard.commit(&blueprint, sockets).await;
                 let _ = done.send(());
             }
@@ -278,6 +162,7 @@ impl Shard {
         index: usize,
         services: &Services,
         standings: &Arc<Standings>,
+        census: &Arc<Census>,
         gauge: &Arc<Gauge>,
         blueprint: &Arc<Blueprint>,
     ) -> Rc<Self> {
@@ -285,6 +170,7 @@ impl Shard {
             index,
             services: services.clone(),
             standings: Arc::clone(standings),
+            census: Arc::clone(census),
             sink: services.log.sink(),
             random: RefCell::new(fastrand::Rng::new()),
             snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
@@ -294,9 +180,11 @@ impl Shard {
             gauge: Arc::clone(gauge),
             drain: Drain::default(),
             warned: Cell::new(None),
+            warned_of_connections: Cell::new(None),
             watched: RefCell::default(),
         });
         tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
+        tokio::task::spawn_local(watch_clients(Rc::downgrade(&shard)));
         shard
     }
 
@@ -375,21 +263,19 @@ impl Shard {
     }
 
     /// Watches a connection for as long as the guard lives.
-    pub(super) fn watch(self: &Rc<Self>) -> (Rc<Watch>, Watched) {
-        let watch = Rc::new(Watch {
-            requests: Cell::new(0),
-            asked: Cell::new(false),
-            waits_since: Cell::new(Instant::now()),
-            patience: Cell::new(Patience::Left),
-            looks: Cell::new(0),
-            moved: Cell::new(0),
-            handed_over: Cell::new(0),
-            stall_limit: Cell::new(u32::MAX),
-            waker: Cell::new(None),
-            turn: Arc::default(),
-        });
-        let place = self.watched.borrow_mut().insert(Rc::clone(&watch));
-        (watch, Watched { shard: Rc::clone(self), place })
+    pub(super) fn watch(self: &Rc<Self>, watch: &Rc<Watch>) -> Watched {
+        let place = self.watched.borrow_mut().insert(Rc::clone(watch));
+        Watched { shard: Rc::clone(self), place }
+    }
+
+    /// How many connections the process has.
+    pub(super) fn census(&self) -> &Arc<Census> {
+        &self.census
+    }
+
+    /// Counts that a client met a bound.
+    pub(super) fn limited(&self, limit: Limit) {
+        self.services.registry.limited(limit);
     }
 
     pub(super) fn request_began(&self) {
@@ -446,13 +332,23 @@ impl Shard {
 
     /// Whether a warning about upstreams may be written: at most one a second.
     pub(super) fn may_warn(&self) -> bool {
-        let now = Instant::now();
-        let due = self.warned.get().is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1));
-        if due {
-            self.warned.set(Some(now));
-        }
-        due
+        is_due(&self.warned, Duration::from_secs(1))
     }
+
+    /// Whether a warning may be written about connections that cannot be had: at most one a minute.
+    pub(super) fn may_warn_of_connections(&self) -> bool {
+        is_due(&self.warned_of_connections, Duration::from_secs(60))
+    }
+}
+
+/// Whether something was last done at least so long ago; then it is done now.
+fn is_due(last: &Cell<Option<Instant>>, pause: Duration) -> bool {
+    let now = Instant::now();
+    let due = last.get().is_none_or(|last| now.duration_since(last) >= pause);
+    if due {
+        last.set(Some(now));
+    }
+    due
 }
 
 /// The only writer of these numbers is the shard itself, so that no locked instruction is needed.
@@ -482,7 +378,29 @@ async fn keep_house(shard: Weak<Shard>) {
         for endpoint in endpoints {
             endpoint.close_idle();
         }
-        let now = Instant::now();
-        shard.watched.borrow().iter().for_each(|(_, watch)| watch.look(now));
     }
+}
+
+/// Looks for clients that take too long.
+async fn watch_clients(shard: Weak<Shard>) {
+    let mut pause = *LOOK.end();
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(shard) = shard.upgrade() else { return };
+        let config = Arc::clone(&shard.snapshot().blueprint.config);
+        let now = Instant::now();
+        for (_, watch) in shard.watched.borrow().iter() {
+            if let Some(limit) = watch.look(now, &config.limits) {
+                shard.limited(limit);
+            }
+        }
+        pause = look_interval(&config.limits);
+    }
+}
+
+fn look_interval(limits: &Limits) -> Duration {
+    let deadlines =
+        [limits.header_timeout, limits.keep_alive_timeout, limits.body_idle_timeout, limits.min_rate_grace];
+    let shortest = deadlines.into_iter().fold(Duration::MAX, Duration::min);
+    (shortest / 4).clamp(*LOOK.start(), *LOOK.end())
 }

@@ -290,6 +290,6 @@ fn endpoint(spot: Spot, source: &Source, shard: &Rc<Shard>) -> Rc<Endpoint> {
     let host = HeaderValue::from_str(&spot.key.authority).ok();
     shard.endpoint(spot.key, |key| {
         let standing = shard.standings().of(&key);
-        Endpoint::new(key, &source.label(), host, spot.tls, standing)
+        Endpoint::new(key, &source.label(), host, spot.tls, standing, shard.census())
     })
 }

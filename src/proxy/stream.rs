@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
@@ -13,6 +14,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
 use super::caps::Slot;
+use super::census::{Descriptor, Place};
+use super::watch::Pulse;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -27,8 +30,11 @@ pub(super) struct Peeked {
     socket: Socket,
     /// Read but not consumed; given back first.
     prefix: Bytes,
+    /// Counts the connection for as long as the socket is open, whatever becomes of it.
+    _descriptor: Option<Descriptor>,
     /// What is given back with the end of the connection, where it counts.
     _slot: Option<Slot>,
+    place: Option<Place>,
 }
 
 /// A stream that HTTP is spoken on.
@@ -41,13 +47,24 @@ pub(super) enum Stream {
 }
 
 impl Peeked {
-    pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, prefix: Bytes::new(), _slot: None }
+    /// A client's connection.
+    pub(super) fn new(socket: Socket, descriptor: Descriptor) -> Self {
+        Self { _descriptor: Some(descriptor), ..Self::uncounted(socket) }
     }
 
-    /// A connection that counts until its end.
-    pub(super) fn counted(socket: Socket, slot: Slot) -> Self {
-        Self { socket, prefix: Bytes::new(), _slot: Some(slot) }
+    /// A connection to an upstream, which counts until its end.
+    pub(super) fn to_upstream(socket: Socket, descriptor: Descriptor, slot: Slot) -> Self {
+        Self { _slot: Some(slot), ..Self::new(socket, descriptor) }
+    }
+
+    /// A connection of the few that are not counted: of a health check.
+    pub(super) fn uncounted(socket: Socket) -> Self {
+        Self { socket, prefix: Bytes::new(), _descriptor: None, _slot: None, place: None }
+    }
+
+    /// Counts the connection as one of its address, too.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// What was read and not consumed yet.
@@ -77,6 +94,19 @@ impl Peeked {
             Poll::Ready(Ok(read.len()))
         })
         .await
+    }
+}
+
+/// A client's stream that tells how much comes.
+#[derive(Debug)]
+pub(super) struct Pulsed {
+    stream: Stream,
+    pulse: Arc<Pulse>,
+}
+
+impl Pulsed {
+    pub(super) fn new(stream: Stream, pulse: &Arc<Pulse>) -> Self {
+        Self { stream, pulse: Arc::clone(pulse) }
     }
 }
 
@@ -276,5 +306,41 @@ impl AsyncWrite for Stream {
             Self::ServerTls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::ClientTls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+impl AsyncRead for Pulsed {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.pulse.add(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Pulsed {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

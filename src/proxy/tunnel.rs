@@ -188,7 +188,8 @@ fn dress_response(
     }
 }
 
-/// Carries bytes both ways until both sides have ended, one fails, or nothing has moved for the worker's idle limit.
+/// Carries bytes both ways until both sides have ended, one fails, or nothing has moved for as long as a client may be idle,
+/// or the worker's upstreams.
 async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: Meter) {
     let (client, upstream) = match tokio::try_join!(client, upstream) {
         Ok(ends) => ends,
@@ -200,9 +201,10 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: 
     let moved = Rc::new(Moved { last: Cell::new(Instant::now()), sent: Cell::new(0) });
     let mut client = Watched { inner: TokioIo::new(client), moved: Rc::clone(&moved) };
     let mut upstream = TokioIo::new(upstream);
+    let idle = meter.idle_limit().min(meter.limits().body_idle_timeout);
     let copied = tokio::select! {
         copied = tokio::io::copy_bidirectional(&mut client, &mut upstream) => copied,
-        () = stands_still(&moved, meter.idle_limit()) => Err(io::ErrorKind::TimedOut.into()),
+        () = stands_still(&moved, idle) => Err(io::ErrorKind::TimedOut.into()),
     };
     meter.response_bytes = moved.sent.get();
     match copied {

@@ -24,6 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
 use super::caps::Slot;
+use super::census::Census;
 use super::failure::{Failure, Kind};
 use super::pool::{Codec, IdleState, Pool, Sent, Single, drive, until_the_end};
 use super::shard::LocalExecutor;
@@ -53,6 +54,7 @@ pub(super) struct Endpoint {
     dialing: Semaphore,
     /// Whether ALPN chose HTTP/2 the last time.
     chose_http2: Cell<Option<bool>>,
+    census: Arc<Census>,
 }
 
 /// What tells endpoints apart: two upstreams of one key share connections, also across reloads.
@@ -99,10 +101,9 @@ impl Multiplexed {
 
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
-/// HTTP/2 flow control towards upstreams: what a client that does not read may make an upstream send ahead.
-const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
-
+/// What a client that does not read may make an upstream send ahead: over HTTP/2 (all streams of a connection together have
+/// room for each of them).
+const STREAM_WINDOW: u32 = 64 << 10;
 /// The most bytes of a response's head over HTTP/2.
 const HEADER_LIST: u32 = 256 << 10;
 /// An HTTP/2 connection is asked so often whether its upstream is alive, and the upstream given so long to say so: one that
@@ -172,6 +173,7 @@ impl Endpoint {
         host: Option<HeaderValue>,
         tls: Option<(UpstreamConnector, ServerName<'static>)>,
         standing: Arc<Standing>,
+        census: &Arc<Census>,
     ) -> Self {
         Self {
             key,
@@ -184,6 +186,7 @@ impl Endpoint {
             multiplexed: RefCell::default(),
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
+            census: Arc::clone(census),
         }
     }
 
@@ -193,7 +196,7 @@ impl Endpoint {
         let target = Target::Unix(PathBuf::from("x"));
         let (scheme, authority) = (Scheme::Http, String::new());
         let key = EndpointKey { target, scheme, authority, tls: None, check: None };
-        let endpoint = Self::new(key, "x", None, None, Arc::default());
+        let endpoint = Self::new(key, "x", None, None, Arc::default(), &Census::new(100, 0));
         endpoint.in_flight.set(load);
         endpoint
     }
@@ -333,6 +336,8 @@ impl Endpoint {
             self.standing.refused(&error);
             Failure::because(Kind::ConnectFailed, error)
         };
+        let descriptor = self.census.descriptor();
+        let descriptor = descriptor.map_err(|error| Failure::because(Kind::Overloaded, error))?;
         let socket = match &self.key.target {
             Target::Tcp(address) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;
@@ -342,7 +347,7 @@ impl Endpoint {
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
         self.standing.connected();
-        let plain = Peeked::counted(socket, slot);
+        let plain = Peeked::to_upstream(socket, descriptor, slot);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
             return self.speak(Stream::Plain(plain), http2, need).await;
@@ -363,7 +368,7 @@ impl Endpoint {
             let (sender, connection) = http2::Builder::new(LocalExecutor)
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_connection_window_size(100 * STREAM_WINDOW)
                 .max_header_list_size(HEADER_LIST)
                 .keep_alive_interval(PING)
                 .keep_alive_timeout(PONG)

@@ -11,6 +11,7 @@ mod export;
 mod fixture;
 mod health;
 mod life;
+mod limits;
 mod model;
 mod proxy;
 mod support;

@@ -14,7 +14,8 @@ use super::kit::{
 };
 
 async fn proxy(scheme: &str, backend: &Backend) -> (Proxy, Http2) {
-    let proxy = Proxy::start(&file(ANY, "", &backend.upstream(scheme))).await;
+    let limits = "[limits]\nhttp2_streams = 256\n".to_owned();
+    let proxy = Proxy::start(&(limits + &file(ANY, "", &backend.upstream(scheme)))).await;
     let (client, _) = http2(proxy.connect().await).await;
     (proxy, client)
 }

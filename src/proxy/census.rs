@@ -1,0 +1,217 @@
+//! How many connections there are, of the whole process: touched once when a connection begins and once when it ends.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Counts client connections, and the descriptors that connections of either side take.
+///
+/// Descriptors are not used up: some are left for everything else, so that at the limit the process can still answer on
+/// the admin address, read its file and write its log.
+#[derive(Debug)]
+pub(super) struct Census {
+    /// The most descriptors that connections may take.
+    most: usize,
+    descriptors: AtomicUsize,
+    clients: AtomicUsize,
+    /// By network address, where there is one; in parts, so that shards seldom wait for each other.
+    addresses: [Mutex<HashMap<IpAddr, usize>>; PARTS],
+}
+
+const PARTS: usize = 16;
+/// Descriptors that are left for everything else: the admin address, files, look-ups of names.
+const RESERVE: usize = 32;
+/// Descriptors of a shard's runtime, and of a few listeners.
+const PER_SHARD: usize = 6;
+
+impl Census {
+    /// For a process with so many descriptors at the most. Those that are open now are never given back.
+    pub(super) fn new(limit: usize, open: usize) -> Arc<Self> {
+        let most = limit.saturating_sub(open + RESERVE).max(limit / 4);
+        let addresses = std::array::from_fn(|_| Mutex::default());
+        Arc::new(Self { most, descriptors: AtomicUsize::new(0), clients: AtomicUsize::new(0), addresses })
+    }
+
+    /// For this process, whose limit of descriptors is raised as far as that is allowed. So many shards are about to start.
+    pub(super) fn of_process(shards: usize) -> Arc<Self> {
+        Self::new(raise_limit(), open_descriptors() + shards.saturating_mul(PER_SHARD))
+    }
+
+    /// The most client connections that there are descriptors for: each may need one to an upstream, too.
+    pub(super) fn most_clients(&self) -> usize {
+        self.most / 2
+    }
+
+    /// A descriptor for a connection that is not a client's.
+    ///
+    /// # Errors
+    /// There is none to spare.
+    pub(super) fn descriptor(self: &Arc<Self>) -> io::Result<Descriptor> {
+        if take(&self.descriptors, self.most) {
+            return Ok(Descriptor { census: Arc::clone(self), client: false });
+        }
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "all file descriptors for connections are in use"))
+    }
+
+    /// A descriptor for a client's connection; `None` if there are `most` already, or none to spare.
+    pub(super) fn client(self: &Arc<Self>, most: usize) -> Option<Descriptor> {
+        if !take(&self.clients, most.min(self.most_clients())) {
+            return None;
+        }
+        let descriptor = Descriptor { census: Arc::clone(self), client: true };
+        if take(&self.descriptors, self.most) {
+            return Some(descriptor);
+        }
+        // What it gives back when it is dropped was not taken.
+        self.descriptors.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    /// A place for one more connection of an address; `None` if it has `most` already.
+    pub(super) fn place(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Place> {
+        let network = network(address);
+        let mut part = self.part(network);
+        let count = part.entry(network).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { census: Arc::clone(self), network })
+    }
+
+    /// A panic of another holder leaves a map that is whole.
+    fn part(&self, network: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        let mut hasher = DefaultHasher::new();
+        network.hash(&mut hasher);
+        let part = usize::try_from(hasher.finish() % PARTS as u64).unwrap_or(0);
+        self.addresses[part].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes one of `most`.
+fn take(number: &AtomicUsize, most: usize) -> bool {
+    let more = |taken: usize| (taken < most).then_some(taken + 1);
+    number.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+}
+
+/// What counts as one address: of IPv6 the network of 64 bits, which one client has as a whole.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+/// A descriptor that is counted for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Descriptor {
+    census: Arc<Census>,
+    client: bool,
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        self.census.descriptors.fetch_sub(1, Ordering::Relaxed);
+        if self.client {
+            self.census.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A connection of an address that is counted for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Place {
+    census: Arc<Census>,
+    network: IpAddr,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut count) = self.census.part(self.network).entry(self.network) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// Raises the soft limit of descriptors to the hard one; returns the limit as it is then. The soft limit is low for the
+/// sake of programs that use `select`, which nothing here does.
+fn raise_limit() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            limit = getrlimit(Resource::Nofile);
+        }
+    }
+    limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Descriptors that the process has open; a guess where the system does not say.
+fn open_descriptors() -> usize {
+    const GUESS: usize = 32;
+    std::fs::read_dir("/dev/fd").map_or(GUESS, Iterator::count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        let census = Census::new(100, 20);
+        let clients: Vec<_> = (0..24).map(|_| census.client(1000).unwrap()).collect();
+        assert!(census.client(1000).is_none());
+        let upstreams: Vec<_> = (0..24).map(|_| census.descriptor().unwrap()).collect();
+        assert!(census.descriptor().is_err());
+        drop((clients, upstreams));
+        assert!(census.client(1).is_some());
+    }
+
+    #[test]
+    fn a_client_that_finds_no_descriptor_leaves_the_counts_as_they_were() {
+        let census = Census::new(100, 20);
+        let others: Vec<_> = std::iter::from_fn(|| census.descriptor().ok()).collect();
+        for _ in 0..100 {
+            assert!(census.client(1000).is_none());
+        }
+        assert_eq!(others.len(), 48);
+        drop(others);
+        assert_eq!(census.descriptors.load(Ordering::Relaxed), 0);
+        assert_eq!(census.clients.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn where_the_limit_is_very_low_a_quarter_is_for_connections() {
+        assert_eq!(Census::new(64, 60).most, 16);
+        assert_eq!(Census::new(usize::MAX, 60).most_clients(), (usize::MAX - 92) / 2);
+    }
+
+    #[test]
+    fn an_address_has_so_many_places_and_gives_them_back() {
+        let census = Census::new(1000, 0);
+        let one = census.place([192, 0, 2, 1].into(), 2).unwrap();
+        let _two = census.place("::ffff:192.0.2.1".parse().unwrap(), 2).unwrap();
+        assert!(census.place([192, 0, 2, 1].into(), 2).is_none());
+        assert!(census.place([192, 0, 2, 2].into(), 2).is_some());
+        drop(one);
+        assert!(census.place([192, 0, 2, 1].into(), 2).is_some());
+    }
+
+    #[test]
+    fn of_ipv6_a_whole_network_is_one_address_and_nothing_is_kept_of_those_that_left() {
+        let census = Census::new(1000, 0);
+        let one = census.place("2001:db8::1".parse().unwrap(), 1).unwrap();
+        assert!(census.place("2001:db8::ffff:1:2:3".parse().unwrap(), 1).is_none());
+        assert!(census.place("2001:db8:0:1::1".parse().unwrap(), 1).is_some());
+        drop(one);
+        assert!(census.addresses.iter().all(|part| part.lock().unwrap().is_empty()));
+    }
+}

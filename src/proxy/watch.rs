@@ -1,0 +1,413 @@
+//! What a shard watches its client connections by: who waits for whom, since when, and how much waits for the client.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+
+use super::frames::Ledger;
+use super::wire::Turn;
+use crate::config::Limits;
+use crate::metrics::Limit;
+
+/// How much longer a connection may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Patience {
+    /// It may go on.
+    Left,
+    /// It should end as soon as what was written to it is on its way.
+    Over,
+    /// It ends now, with a word where the protocol has one: a request's head comes too slowly.
+    Slow,
+    /// It ends now, whatever its client has not read.
+    Lost,
+}
+
+/// Bytes that came from a client. Shared with the stream, which the codec wants to be able to send to other threads.
+#[derive(Debug, Default)]
+pub(super) struct Pulse(AtomicU64);
+
+impl Pulse {
+    /// The stream is the only writer.
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.store(self.get().wrapping_add(bytes as u64), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What tells whether a client connection waits for a request, and since when; and whether its client takes what waits.
+pub(super) struct Watch {
+    requests: Cell<u32>,
+    /// Whether there was any request yet.
+    asked: Cell<bool>,
+    /// When the connection began to wait for the next request's head.
+    waits_since: Cell<Instant>,
+    /// Bytes that came (HTTP/1.1 only), and how many of them had come when the last request ended.
+    pub(super) pulse: Arc<Pulse>,
+    pulse_before: Cell<u64>,
+    /// When a look first found a request's head begun and not ended.
+    head_since: Cell<Option<Instant>>,
+    patience: Cell<Patience>,
+    /// Responses whose next piece waits for the client to take earlier ones.
+    handed_over: Cell<u32>,
+    /// For how long they may stand still, by the settings of their worker.
+    stall_limit: Cell<Duration>,
+    /// Bytes of bodies that were handed over and have not left yet.
+    held: Cell<usize>,
+    /// How many there may be: no response is asked for more beyond it.
+    room: Cell<usize>,
+    /// Bytes of bodies that have left.
+    taken: Cell<u64>,
+    /// Since when the client takes too little, and how much it had taken then.
+    span: Cell<(Instant, u64)>,
+    /// When a look last found that something had left, and how much.
+    moved: Cell<(Instant, u64)>,
+    /// Responses that wait for room.
+    blocked: RefCell<Vec<Waker>>,
+    /// HTTP/2 frames.
+    ledger: OnceCell<Rc<Ledger>>,
+    /// Wakes the connection's task.
+    waker: Cell<Option<Waker>>,
+    /// What an HTTP/1.1 connection's stream knows the requests by.
+    turn: Arc<Turn>,
+}
+
+/// Where the kernel takes what waits for a slow client, it takes as much as this at a time.
+const LUMP: u64 = 32 << 10;
+
+impl Watch {
+    /// For a connection that begins now, and may hold so many bytes of bodies.
+    pub(super) fn new(now: Instant, room: usize) -> Self {
+        Self {
+            requests: Cell::new(0),
+            asked: Cell::new(false),
+            waits_since: Cell::new(now),
+            pulse: Arc::default(),
+            pulse_before: Cell::new(0),
+            head_since: Cell::new(None),
+            patience: Cell::new(Patience::Left),
+            handed_over: Cell::new(0),
+            stall_limit: Cell::new(Duration::MAX),
+            held: Cell::new(0),
+            room: Cell::new(room),
+            taken: Cell::new(0),
+            span: Cell::new((now, 0)),
+            moved: Cell::new((now, 0)),
+            blocked: RefCell::default(),
+            ledger: OnceCell::new(),
+            waker: Cell::new(None),
+            turn: Arc::default(),
+        }
+    }
+
+    /// Watches the frames of an HTTP/2 connection, too.
+    pub(super) fn frames(&self, ledger: &Rc<Ledger>) {
+        let _ = self.ledger.set(Rc::clone(ledger));
+    }
+
+    pub(super) fn request_began(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.asked.set(true);
+        self.turn.request_began();
+    }
+
+    pub(super) fn request_ended(&self, now: Instant) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+        self.waits_since.set(now);
+        self.pulse_before.set(self.pulse.get());
+        self.turn.request_ended();
+    }
+
+    pub(super) fn turn(&self) -> &Arc<Turn> {
+        &self.turn
+    }
+
+    /// For how long the client may leave what waits for it.
+    pub(super) fn stall_limit(&self, limit: Duration) {
+        self.stall_limit.set(limit);
+    }
+
+    /// A response waits for the client to take what was handed over.
+    pub(super) fn handed_over(&self) {
+        self.handed_over.set(self.handed_over.get() + 1);
+    }
+
+    /// The client has taken what was handed over.
+    pub(super) fn taken(&self) {
+        self.handed_over.set(self.handed_over.get().saturating_sub(1));
+    }
+
+    /// Whether more may be asked for that is to be held for the client; if not, the task is woken when it may.
+    pub(super) fn has_room(&self, cx: &Context<'_>) -> bool {
+        if self.held.get() < self.room.get() {
+            return true;
+        }
+        let mut blocked = self.blocked.borrow_mut();
+        if !blocked.iter().any(|waker| waker.will_wake(cx.waker())) {
+            blocked.push(cx.waker().clone());
+        }
+        false
+    }
+
+    /// Holds a piece of a response for the client.
+    pub(super) fn hold(self: &Rc<Self>, bytes: Bytes) -> Piece {
+        self.held.set(self.held.get() + bytes.len());
+        Piece { bytes, watch: Some(Rc::clone(self)) }
+    }
+
+    /// Bytes of a piece have left, or are given up.
+    fn left(&self, count: usize) {
+        let held = self.held.get().saturating_sub(count);
+        self.held.set(held);
+        self.taken.set(self.taken.get() + count as u64);
+        // Not for every byte: each of the waiting responses would be looked at for nothing.
+        if held <= self.room.get() / 4 * 3 && !self.blocked.borrow().is_empty() {
+            self.blocked.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether nothing of any body waits for the client.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held.get() == 0
+    }
+
+    /// Whether the connection has made a request.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked.get()
+    }
+
+    /// Whether a request is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.requests.get() > 0
+    }
+
+    /// Whether no request is under way, and none has ended for so long.
+    pub(super) fn waits_for(&self, long: Duration) -> bool {
+        self.requests.get() == 0 && self.waits_since.get().elapsed() >= long
+    }
+
+    /// How many bytes have come since the last request ended.
+    pub(super) fn bytes_of_head(&self) -> u64 {
+        self.pulse.get().wrapping_sub(self.pulse_before.get())
+    }
+
+    /// How much longer the connection may wait.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience.get()
+    }
+
+    pub(super) fn wake_by(&self, waker: &Waker) {
+        self.waker.set(Some(waker.clone()));
+    }
+
+    /// Looks whether anybody has waited for too long. The bound that was met is returned once.
+    pub(super) fn look(&self, now: Instant, limits: &Limits) -> Option<Limit> {
+        if let Some(ledger) = self.ledger.get() {
+            ledger.pass_time(now);
+        }
+        let (patience, limit) = self.judge(now, limits);
+        if self.patience.replace(patience) >= patience {
+            return None;
+        }
+        let waker = self.waker.take();
+        if let Some(waker) = &waker {
+            waker.wake_by_ref();
+        }
+        self.waker.set(waker);
+        limit
+    }
+
+    fn judge(&self, now: Instant, limits: &Limits) -> (Patience, Option<Limit>) {
+        if self.has_begun_head() {
+            let since = self.head_since.get().unwrap_or(now);
+            self.head_since.set(Some(since));
+            if now.saturating_duration_since(since) >= limits.header_timeout {
+                return (Patience::Slow, Some(Limit::HeaderTimeout));
+            }
+        } else {
+            self.head_since.set(None);
+        }
+        if self.requests.get() > 0 {
+            return match self.slowness(now, limits) {
+                Some(limit) => (Patience::Lost, Some(limit)),
+                None => (Patience::Left, None),
+            };
+        }
+        let waited = now.saturating_duration_since(self.waits_since.get());
+        let patience = match self.head_since.get() {
+            None if waited >= limits.keep_alive_timeout.saturating_mul(2) => Patience::Lost,
+            None if waited >= limits.keep_alive_timeout => Patience::Over,
+            _ => Patience::Left,
+        };
+        (patience, None)
+    }
+
+    /// Whether a part of a request's head has come, and the rest has not.
+    fn has_begun_head(&self) -> bool {
+        match self.ledger.get() {
+            Some(ledger) => ledger.is_within_head(),
+            None => self.requests.get() == 0 && self.bytes_of_head() > 0,
+        }
+    }
+
+    /// Which bound on reading the client has met, if any. Only while it is the client that everything waits for.
+    fn slowness(&self, now: Instant, limits: &Limits) -> Option<Limit> {
+        let (waiting, taken) = (self.handed_over.get(), self.taken.get());
+        let (moved_at, moved) = self.moved.get();
+        if waiting == 0 || waiting != self.requests.get() {
+            self.span.set((now, taken));
+            self.moved.set((now, taken));
+            return None;
+        }
+        if taken != moved {
+            self.moved.set((now, taken));
+        } else if now.saturating_duration_since(moved_at)
+            >= limits.body_idle_timeout.min(self.stall_limit.get())
+        {
+            return Some(Limit::BodyIdleTimeout);
+        }
+        // What it takes buys it time: so a lump that the kernel took at once counts for as long as it lasts.
+        let rate = u64::from(limits.min_rate);
+        let (since, before) = self.span.get();
+        let bought = (taken - before + LUMP).saturating_mul(1000).checked_div(rate)?;
+        let patience = limits.min_rate_grace.saturating_add(Duration::from_millis(bought));
+        (now.saturating_duration_since(since) >= patience).then_some(Limit::MinRate)
+    }
+}
+
+/// A piece of a body on its way to a client: it counts as held until its bytes have left.
+pub(super) struct Piece {
+    bytes: Bytes,
+    /// `None` where nobody counts.
+    watch: Option<Rc<Watch>>,
+}
+
+impl Piece {
+    /// A piece that is not counted: of the proxy's own, and small.
+    pub(super) fn own(bytes: Bytes) -> Self {
+        Self { bytes, watch: None }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(watch) = &self.watch {
+            watch.left(count);
+        }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch
+            && !self.bytes.is_empty()
+        {
+            watch.left(self.bytes.len());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            keep_alive_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(30),
+            body_idle_timeout: Duration::from_secs(300),
+            min_rate: 1024,
+            min_rate_grace: Duration::from_secs(20),
+            ..Limits::default()
+        }
+    }
+
+    fn after(begun: Instant, seconds: u64) -> Instant {
+        begun + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_silent_connection_is_over_after_the_keep_alive_timeout() {
+        let begun = Instant::now();
+        let watch = Watch::new(begun, 1);
+        assert_eq!((watch.look(after(begun, 59), &limits()), watch.patience()), (None, Patience::Left));
+        assert_eq!((watch.look(after(begun, 60), &limits()), watch.patience()), (None, Patience::Over));
+        assert_eq!((watch.look(after(begun, 120), &limits()), watch.patience()), (None, Patience::Lost));
+    }
+
+    #[test]
+    fn a_head_is_slow_from_its_first_byte_and_not_from_the_end_of_the_last_answer() {
+        let begun = Instant::now();
+        let watch = Watch::new(begun, 1);
+        watch.look(after(begun, 50), &limits());
+        watch.pulse.add(1);
+        for seconds in [51, 60, 80] {
+            assert_eq!(watch.look(after(begun, seconds), &limits()), None, "{seconds}");
+            assert_eq!(watch.patience(), Patience::Left);
+        }
+        assert_eq!(watch.look(after(begun, 81), &limits()), Some(Limit::HeaderTimeout));
+        assert_eq!(watch.look(after(begun, 82), &limits()), None, "told once");
+    }
+
+    #[test]
+    fn what_a_client_takes_buys_it_time() {
+        let begun = Instant::now();
+        let watch = Rc::new(Watch::new(begun, 1 << 20));
+        watch.request_began();
+        let mut piece = watch.hold(Bytes::from(vec![0; 1 << 20]));
+        watch.look(begun, &limits());
+        watch.handed_over();
+        // 20 seconds of grace, 32 that the first lump may last, 64 for what was taken.
+        piece.advance(64 << 10);
+        assert_eq!(watch.look(after(begun, 115), &limits()), None);
+        assert_eq!(watch.look(after(begun, 116), &limits()), Some(Limit::MinRate));
+    }
+
+    #[test]
+    fn time_in_which_an_upstream_is_waited_for_does_not_count() {
+        let begun = Instant::now();
+        let watch = Rc::new(Watch::new(begun, 1 << 20));
+        watch.request_began();
+        for seconds in 0..1000 {
+            assert_eq!(watch.look(after(begun, seconds), &limits()), None);
+        }
+        watch.handed_over();
+        assert_eq!(watch.look(after(begun, 1040), &limits()), None);
+    }
+
+    #[test]
+    fn one_response_that_goes_on_keeps_the_connection() {
+        let begun = Instant::now();
+        let watch = Watch::new(begun, 1 << 20);
+        watch.request_began();
+        watch.request_began();
+        watch.handed_over();
+        assert_eq!(watch.look(after(begun, 10_000), &limits()), None);
+    }
+
+    #[test]
+    fn what_is_given_up_is_held_no_longer() {
+        let watch = Rc::new(Watch::new(Instant::now(), 10));
+        let context = Context::from_waker(Waker::noop());
+        let piece = watch.hold(Bytes::from_static(&[0; 10]));
+        assert!(!watch.has_room(&context));
+        drop(piece);
+        assert!(watch.has_room(&context) && watch.holds_nothing());
+    }
+}

@@ -1,0 +1,47 @@
+//! The bounds of `[limits]` towards clients: what is right below one passes, what is above it is refused and counted.
+
+mod connections;
+mod floods;
+mod heads;
+mod memory;
+mod reading;
+mod sending;
+mod wire;
+
+use bytes::Bytes;
+use gradual::metrics::Gauges;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use crate::support::{Backend, File, Proxy, backend, body, eventually, file};
+
+/// A file with these limits.
+fn with_limits(limits: &str) -> File {
+    file().top(&format!("[limits]\n{limits}"))
+}
+
+/// A proxy with these limits in front of a backend.
+async fn limited(limits: &str, v1: &Backend) -> Proxy {
+    crate::support::proxy(&with_limits(limits).version("v1", v1, 100)).await
+}
+
+/// How often a bound was met.
+fn met(proxy: &Proxy, limit: &str) -> u64 {
+    let text = proxy.registry.render(&Gauges::default());
+    let line = format!("gradual_limited_total{{limit=\"{limit}\"}} ");
+    text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+}
+
+async fn is_met(proxy: &Proxy, limit: &str, times: u64) {
+    eventually(&format!("{limit} is met"), || met(proxy, limit) == times).await;
+}
+
+/// A backend whose answer is so long.
+async fn long(bytes: usize) -> Backend {
+    let all = Bytes::from(vec![b'x'; bytes]);
+    let answer = move |_: Request<Incoming>| {
+        let all = all.clone();
+        async { Response::new(body(all)) }
+    };
+    backend("v1").answering(answer).start().await
+}

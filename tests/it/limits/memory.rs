@@ -1,0 +1,169 @@
+//! What clients that do not read cost, and what happens where file descriptors run out: told from outside of the process.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gradual::config::Address;
+use tempfile::TempDir;
+
+use super::wire::{SETTINGS, frame, get};
+use super::{long, with_limits};
+use crate::control::stage::{Answer, exchange};
+use crate::support::{Backend, backend, eventually};
+
+/// The program with its listener and its admin address on Unix sockets of its folder.
+struct Program {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Program {
+    /// Starts it with so many file descriptors.
+    async fn start(limits: &str, descriptors: u32, v1: &Backend) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file =
+            with_limits(&format!("{limits}\n[server]\nthreads = 2\n[admin]\naddress = \"unix:admin.sock\""));
+        let text = file.address("unix:client.sock").version("v1", v1, 100).text();
+        std::fs::write(folder.path().join("gradual.toml"), text).unwrap();
+        let run = format!("ulimit -n {descriptors} && exec \"$0\" run gradual.toml 2>log");
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(run).arg(env!("CARGO_BIN_EXE_gradual")).current_dir(folder.path());
+        command.env_remove("GRADUAL_LOG").env_remove("RUST_LOG").stdout(Stdio::null());
+        let program = Self { child: command.spawn().unwrap(), folder };
+        eventually("it is ready", || program.admin("/readyz").is_some_and(|answer| answer.status == 200))
+            .await;
+        program
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// An answer of the admin address; `None` while nobody listens there.
+    fn admin(&self, path: &str) -> Option<Answer> {
+        let socket = self.path("admin.sock");
+        UnixStream::connect(&socket).ok()?;
+        Some(exchange(&Address::Unix(socket), &format!("GET {path} HTTP/1.1\r\nHost: localhost")))
+    }
+
+    fn client(&self) -> UnixStream {
+        UnixStream::connect(self.path("client.sock")).unwrap()
+    }
+
+    /// The status of a request on a connection of its own; `None` where there is no answer.
+    fn status(&self) -> Option<String> {
+        let mut client = self.client();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = Vec::new();
+        // A reset behind the answer is an end, too.
+        let _ = client.read_to_end(&mut answer);
+        let text = String::from_utf8_lossy(&answer);
+        text.split(' ').nth(1).map(str::to_owned)
+    }
+
+    /// Kibibytes of memory that are its own.
+    fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(self.process("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Processor time that it took so far.
+    fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(self.process("stat")).unwrap();
+        let numbers: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        let ticks: u64 = [11, 12].map(|at: usize| numbers[at].parse::<u64>().unwrap()).iter().sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    fn process(&self, name: &str) -> std::path::PathBuf {
+        Path::new("/proc").join(self.child.id().to_string()).join(name)
+    }
+
+    /// Waits until its memory does not grow any more.
+    async fn settled(&self) -> u64 {
+        let (mut before, mut since) = (self.memory(), Instant::now());
+        while since.elapsed() < Duration::from_millis(500) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let now = self.memory();
+            if now > before + 64 {
+                (before, since) = (now, Instant::now());
+            }
+        }
+        self.memory()
+    }
+}
+
+/// A failed test leaves no process behind.
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait().map(drop));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_read_nothing_cost_a_quarter_of_a_mebibyte_each() {
+    let v1 = long(20 << 20).await;
+    let program = Program::start("", 4096, &v1).await;
+    assert_eq!(program.status().as_deref(), Some("200"));
+    let before = program.settled().await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = program.client();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").unwrap();
+        clients.push(client);
+    }
+    let each = program.settled().await.saturating_sub(before) / 100;
+    assert!(each <= 256, "{each} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_that_are_not_read_cost_what_their_connection_may_hold() {
+    let v1 = long(20 << 20).await;
+    let program = Program::start("", 4096, &v1).await;
+    assert_eq!(program.status().as_deref(), Some("200"));
+    for window in [0_u32, 65_535, 1 << 30] {
+        let before = program.settled().await;
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let mut client = program.client();
+            let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
+            let asked: Vec<_> = (0..100).flat_map(|at| get(at * 2 + 1)).collect();
+            let all =
+                [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &setting)[..], &asked].concat();
+            client.write_all(&all).unwrap();
+            clients.push(client);
+        }
+        let each = program.settled().await.saturating_sub(before) / 8;
+        // What the codec needs for each connection to the upstream comes on top of what is held for the client.
+        assert!(each <= 256 + 100 * 32, "{window}: {each} KiB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_descriptors_run_out_it_stays_alive_calm_and_reachable_and_recovers() {
+    let v1 = backend("v1").start().await;
+    let program = Program::start("", 100, &v1).await;
+    assert_eq!(program.status().as_deref(), Some("200"));
+    let mut clients: Vec<_> = (0..200).map(|_| program.client()).collect();
+    eventually("clients are turned away", || program.status().as_deref() == Some("503")).await;
+    for client in &mut clients {
+        // Those that were turned away are closed by now.
+        let _ = client.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\n");
+    }
+    let (before, since) = (program.processor_time(), Instant::now());
+    for path in ["/readyz", "/metrics", "/api/v1/status"] {
+        assert_eq!(program.admin(path).unwrap().status, 200, "{path}");
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (busy, passed) = (program.processor_time() - before, since.elapsed());
+    assert!(busy < passed / 5, "{busy:?} of {passed:?}");
+    let log = std::fs::read_to_string(program.path("log")).unwrap();
+    assert!(log.lines().count() < 20, "{log}");
+    assert!(log.contains("limit of open files"), "{log}");
+    drop(clients);
+    eventually("it has recovered", || program.status().as_deref() == Some("200")).await;
+}

@@ -1,0 +1,101 @@
+//! How slowly clients may read.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::wire::{Wire, get};
+use super::{is_met, limited, long, met};
+use crate::support::{Backend, Connection, Proxy, backend, soon};
+
+const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n";
+/// More than the kernel takes of a client that does not read.
+const LONG: usize = 64 << 20;
+
+/// A client for which the kernel keeps little.
+async fn asking(proxy: &Proxy) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    let mut client = soon("a connection", socket.connect(proxy.authority().parse().unwrap())).await.unwrap();
+    client.write_all(GET).await.unwrap();
+    client
+}
+
+async fn slow_readers(limits: &str) -> (Backend, Proxy) {
+    let v1 = long(LONG).await;
+    let proxy = limited(limits, &v1).await;
+    (v1, proxy)
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_cut_at_the_body_idle_timeout() {
+    let (_v1, proxy) = slow_readers("body_idle_timeout = \"200ms\"\nmin_rate = 0").await;
+    let client = asking(&proxy).await;
+    is_met(&proxy, "body_idle_timeout", 1).await;
+    let answer = Connection::new(Box::new(client)).answer().await;
+    assert!(!answer.whole && answer.body.len() < LONG);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_more_slowly_than_the_minimum_is_cut() {
+    let (_v1, proxy) = slow_readers("min_rate = 1000000\nmin_rate_grace = \"200ms\"").await;
+    let mut client = asking(&proxy).await;
+    let mut total = 0;
+    while let Ok(count @ 1..) = client.read(&mut [0; 1000]).await {
+        total += count;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(total < LONG, "{total}");
+    is_met(&proxy, "min_rate", 1).await;
+}
+
+#[tokio::test]
+async fn a_client_of_http_2_that_reads_nothing_is_cut() {
+    let (_v1, proxy) = slow_readers("min_rate = 1000000\nmin_rate_grace = \"200ms\"").await;
+    // One that lets its streams be sent nothing, and one that does not read what it lets them be sent.
+    for (window, met) in [(0, 1), (1 << 30, 2)] {
+        let mut wire = Wire::open(&proxy, window).await;
+        wire.send(&[get(1), get(3), get(5)].concat()).await;
+        is_met(&proxy, "min_rate", met).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_enough_gets_all() {
+    let v1 = long(1 << 20).await;
+    let proxy = limited("min_rate = 1000\nmin_rate_grace = \"200ms\"", &v1).await;
+    let mut client = asking(&proxy).await;
+    let (mut total, mut buffer) = (0, vec![0; 16 << 10]);
+    while let Ok(count @ 1..) = client.read(&mut buffer).await {
+        total += count;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(total > 1 << 20, "{total}");
+    assert_eq!(met(&proxy, "min_rate"), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_the_upstream_sends_slowly_is_not_the_clients_fault() {
+    let (feed, stream) = crate::support::frames();
+    let stream = std::sync::Mutex::new(Some(stream));
+    let v1 = backend("v1")
+        .answering(move |_| {
+            let body = stream.lock().unwrap().take().unwrap();
+            async move { http::Response::new(body) }
+        })
+        .start()
+        .await;
+    let proxy =
+        limited("min_rate = 1000000\nmin_rate_grace = \"50ms\"\nbody_idle_timeout = \"100ms\"", &v1).await;
+    let client = asking(&proxy).await;
+    let feeding = tokio::spawn(async move {
+        for _ in 0..20 {
+            feed.send(Ok(http_body::Frame::data("x".into()))).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    });
+    let answer = Connection::new(Box::new(client)).answer().await;
+    assert!(answer.whole && answer.body.len() == 20, "{answer:?}");
+    feeding.await.unwrap();
+}
