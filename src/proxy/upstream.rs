@@ -162,10 +162,9 @@ const TICK: Duration = Duration::from_millis(100);
 const IDLE_KEPT: u32 = 12;
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
-/// What a client that does not read may make an upstream send ahead: over HTTP/2 (all streams of a connection together have
-/// room for each of them), and over HTTP/1.1, where it bounds a response's head, too.
+/// What a client that does not read may make an upstream send ahead on a stream of HTTP/2. All streams of a connection
+/// together have room for each of them, so that those of one such client take it from no other.
 const STREAM_WINDOW: u32 = 64 << 10;
-const READ_BUFFER: usize = 64 << 10;
 /// The most bytes of a response's head over HTTP/2.
 const HEADER_LIST: u32 = 256 << 10;
 /// An HTTP/2 connection is asked so often whether its upstream is alive, and the upstream given so long to say so: one that
@@ -393,8 +392,7 @@ async fn handshake(
     stream: Stream,
 ) -> Result<(http1::SendRequest<RequestBody>, http1::Connection<TokioIo<Stream>, RequestBody>), Failure> {
     // Requests are mostly heads: one buffer costs less than a list of slices.
-    let shaken =
-        http1::Builder::new().writev(false).max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await;
+    let shaken = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
     shaken.map_err(|error| Failure::because(Kind::ConnectFailed, error))
 }
 
