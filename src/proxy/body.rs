@@ -182,6 +182,8 @@ enum Content {
 
 struct Upstreamed {
     incoming: Incoming,
+    /// What is left of the last piece, of which only a part was to be handed over.
+    rest: Bytes,
     /// Goes back to the pool when the body has ended well; dropped (and so closed) otherwise.
     lease: Option<Lease>,
     idle: Idle,
@@ -200,7 +202,8 @@ impl ResponseBody {
 
     /// A body that comes from an upstream, and must not stand still for longer than `idle`.
     pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, meter: Meter) -> Self {
-        let upstreamed = Upstreamed { incoming, lease: Some(lease), idle: Idle::new(idle), cut: None };
+        let upstreamed =
+            Upstreamed { incoming, rest: Bytes::new(), lease: Some(lease), idle: Idle::new(idle), cut: None };
         meter.client.watch.stall_limit(idle);
         let mut body =
             Self { content: Content::Upstream(upstreamed), meter: Some(meter), handed_over: false };
@@ -268,11 +271,12 @@ impl Body for ResponseBody {
                     // While the client took its time, the upstream was not asked for anything.
                     upstreamed.idle.touch();
                 }
-                if this.meter.as_ref().is_some_and(|meter| !meter.client.watch.has_room(cx)) {
+                let watch = this.meter.as_ref().map(|meter| &meter.client.watch);
+                let Some(allowance) = watch.map_or(Some(usize::MAX), |watch| watch.allowance(cx)) else {
                     this.turn(true);
                     return Poll::Pending;
-                }
-                match upstreamed.poll_frame(cx) {
+                };
+                match upstreamed.poll_frame_within(allowance, cx) {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
                         this.turn(false);
@@ -302,7 +306,9 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Own(bytes) => bytes.is_none(),
-            Content::Upstream(upstreamed) => upstreamed.incoming.is_end_stream(),
+            Content::Upstream(upstreamed) => {
+                upstreamed.rest.is_empty() && upstreamed.incoming.is_end_stream()
+            }
         }
     }
 
@@ -315,6 +321,25 @@ impl Body for ResponseBody {
 }
 
 impl Upstreamed {
+    /// The next frame, with so many bytes at the most.
+    fn poll_frame_within(
+        &mut self,
+        allowance: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        let mut frame = match self.rest.is_empty() {
+            true => ready!(self.poll_frame(cx)),
+            false => Some(Ok(Frame::data(std::mem::take(&mut self.rest)))),
+        };
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(data) = frame.data_mut()
+            && data.len() > allowance
+        {
+            self.rest = data.split_off(allowance);
+        }
+        Poll::Ready(frame)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         if let Some(cut) = self.cut.take() {
             return Poll::Ready(Some(Err(cut)));

@@ -82,6 +82,8 @@ const PONG: Duration = Duration::from_secs(20);
 const CODEC_HEADERS: usize = 100;
 /// What the codec of HTTP/1.1 may read of a request's body at once.
 const READ_BUFFER: usize = 64 << 10;
+/// What TLS may hold of records that are not sent.
+const RECORDS: usize = 16 << 10;
 /// What one stream of HTTP/2 may hold before it is asked for more: one that is not read leaves room for others.
 const SEND_BUFFER: usize = 16 << 10;
 
@@ -189,7 +191,8 @@ async fn greet(
         Some(acceptor) => {
             let bound = (limits.tls_handshake_timeout, Limit::TlsHandshakeTimeout);
             let stream = within(&shard, bound, acceptor.accept(stream)).await;
-            let stream = stream.inspect_err(|error| warn_of_certificate(&shard, address, error))?;
+            let mut stream = stream.inspect_err(|error| warn_of_certificate(&shard, address, error))?;
+            stream.get_mut().1.set_buffer_limit(Some(RECORDS));
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             (Stream::ServerTls(Box::new(stream)), http2, true)
         }
@@ -201,7 +204,9 @@ async fn greet(
     };
     let text = address.map(|address| address.ip().to_canonical().to_string());
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
-    let watch = Rc::new(Watch::new(Instant::now(), room(limits)));
+    // The piece that is one more than there is room for, the piece that is read ahead from the upstream, and what codec, TLS
+    // and cork hold make up the rest.
+    let watch = Rc::new(Watch::new(Instant::now(), limits.send_buffer / 5, limits.send_buffer / 2));
     let watched = shard.watch(&watch);
     let timer = Cell::new(None);
     let client = Rc::new(Client { shard, listener: slot, address, named, address_text, tls, timer, watch });
@@ -235,12 +240,6 @@ fn take_place(
         }
         _ => true,
     }
-}
-
-/// How many bytes of bodies may be held for a client. The piece that is one more than there is room for, the piece that is
-/// read ahead from the upstream, and what codec and cork hold make up the rest of `send_buffer`.
-fn room(limits: &Limits) -> usize {
-    limits.send_buffer / 5
 }
 
 /// Work that a client may take so long for; a bound that is met is counted.
@@ -364,7 +363,9 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
                 corked.say_goaway();
                 return Poll::Ready(Ok(Ended::Flooded));
             }
-            match corked.poll_uncork(context) {
+            let uncorked = corked.poll_uncork(context);
+            client.watch.flows(uncorked.is_ready());
+            match uncorked {
                 Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),
                 _ => ended,
             }

@@ -28,7 +28,7 @@ struct Held<S> {
 }
 
 /// What is kept together at the most. A writer that has more waits until the stream has taken it.
-const MOST: usize = 64 << 10;
+const MOST: usize = 32 << 10;
 
 impl<S> Corked<S> {
     /// A stream on which an HTTP/2 server's frames are observed.

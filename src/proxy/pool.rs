@@ -86,8 +86,7 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     // Requests are mostly heads: one buffer costs less than a list of slices.
-    let shaken =
-        http1::Builder::new().writev(false).max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await;
+    let shaken = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
     shaken.map_err(|error| Failure::because(Kind::ConnectFailed, error))
 }
 
@@ -153,8 +152,6 @@ impl Idle {
 
 /// The most idle connections kept to one endpoint, per shard.
 const MAX_IDLE: usize = 1024;
-/// What a client that does not read may make an upstream send ahead over HTTP/1.1; it bounds a response's head, too.
-const READ_BUFFER: usize = 64 << 10;
 /// The length of a tick, while there are idle connections that are awake. One that stays idle for a whole tick falls
 /// asleep.
 const TICK: Duration = Duration::from_millis(100);

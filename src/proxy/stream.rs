@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -27,7 +27,8 @@ pub(super) enum Socket {
 /// A socket of which some bytes were already read, to find out what is spoken.
 #[derive(Debug)]
 pub(super) struct Peeked {
-    socket: Socket,
+    /// Reads at most [`PIECE`] at a time.
+    socket: Take<Socket>,
     /// Read but not consumed; given back first.
     prefix: Bytes,
     /// Counts the connection for as long as the socket is open, whatever becomes of it.
@@ -59,7 +60,7 @@ impl Peeked {
 
     /// A connection of the few that are not counted: of a health check.
     pub(super) fn uncounted(socket: Socket) -> Self {
-        Self { socket, prefix: Bytes::new(), _descriptor: None, _slot: None, place: None }
+        Self { socket: socket.take(PIECE), prefix: Bytes::new(), _descriptor: None, _slot: None, place: None }
     }
 
     /// Counts the connection as one of its address, too.
@@ -83,7 +84,7 @@ impl Peeked {
         std::future::poll_fn(|context| {
             let mut scratch = [0; PEEK];
             let mut buffer = ReadBuf::new(&mut scratch);
-            ready!(Pin::new(&mut self.socket).poll_read(context, &mut buffer))?;
+            ready!(Pin::new(self.socket.get_mut()).poll_read(context, &mut buffer))?;
             let read = buffer.filled();
             if !read.is_empty() {
                 self.prefix = match self.prefix.is_empty() {
@@ -114,11 +115,11 @@ impl Stream {
     /// Whether an idle stream is as it should be at this very moment: open, and without bytes that nobody asked for. The
     /// system is asked: the runtime hears of an end only at its next turn.
     pub(super) fn is_quiet(&mut self) -> bool {
-        if !self.peeked().socket.is_quiet() {
+        if !self.peeked().socket.get_ref().is_quiet() {
             // What came may be TLS's own business, which ends here; an end or data does not.
             return !matches!(self, Self::Plain(_))
                 && self.reads_nothing()
-                && self.peeked().socket.is_quiet();
+                && self.peeked().socket.get_ref().is_quiet();
         }
         self.reads_nothing()
     }
@@ -149,6 +150,10 @@ impl Socket {
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
+/// The most that is read at once, in bytes, and so the most that a piece of a body has. A codec that is given as much as it
+/// has room for makes more room, up to some hundred kilobytes, and then holds as much for a client that does not read; hence
+/// one byte less than a power of two.
+const PIECE: u64 = (32 << 10) - 1;
 
 /// The most that one look at a new connection reads: a usual request's head.
 const PEEK: usize = 2048;
@@ -219,6 +224,7 @@ impl AsyncRead for Peeked {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.is_empty() {
+            this.socket.set_limit(PIECE);
             return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
         let count = this.prefix.len().min(buf.remaining());
@@ -233,7 +239,7 @@ impl AsyncRead for Peeked {
 
 impl AsyncWrite for Peeked {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+        Pin::new(self.get_mut().socket.get_mut()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -241,7 +247,7 @@ impl AsyncWrite for Peeked {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
+        Pin::new(self.get_mut().socket.get_mut()).poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -249,11 +255,11 @@ impl AsyncWrite for Peeked {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
+        Pin::new(self.get_mut().socket.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
+        Pin::new(self.get_mut().socket.get_mut()).poll_shutdown(cx)
     }
 }
 

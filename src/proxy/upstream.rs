@@ -101,8 +101,8 @@ impl Multiplexed {
 
 /// The most streams on one HTTP/2 connection, where the upstream allows as many.
 const MAX_STREAMS: usize = 100;
-/// What a client that does not read may make an upstream send ahead: over HTTP/2 (all streams of a connection together have
-/// room for each of them).
+/// What a client that does not read may make an upstream send ahead on a stream of HTTP/2. All streams of a connection
+/// together have room for each of them, so that those of one such client take it from no other.
 const STREAM_WINDOW: u32 = 64 << 10;
 /// The most bytes of a response's head over HTTP/2.
 const HEADER_LIST: u32 = 256 << 10;

@@ -61,8 +61,12 @@ pub(super) struct Watch {
     stall_limit: Cell<Duration>,
     /// Bytes of bodies that were handed over and have not left yet.
     held: Cell<usize>,
-    /// How many there may be: no response is asked for more beyond it.
-    room: Cell<usize>,
+    /// How many there may be: no response is asked for more beyond it. But streams of HTTP/2 that are not read must not hold
+    /// up others that are: as long as the connection itself takes all, small pieces go beyond it, up to `most`.
+    room: usize,
+    most: usize,
+    /// Whether the connection takes all that is written to it, and is one of several streams.
+    flows: Cell<bool>,
     /// Bytes of bodies that have left.
     taken: Cell<u64>,
     /// Since when the client takes too little, and how much it had taken then.
@@ -81,10 +85,12 @@ pub(super) struct Watch {
 
 /// Where the kernel takes what waits for a slow client, it takes as much as this at a time.
 const LUMP: u64 = 32 << 10;
+/// A piece that is handed over although there is no room: for a stream that is read it is gone at once.
+const SMALL: usize = 2 << 10;
 
 impl Watch {
-    /// For a connection that begins now, and may hold so many bytes of bodies.
-    pub(super) fn new(now: Instant, room: usize) -> Self {
+    /// For a connection that begins now, and may hold so many bytes of bodies; of several streams that are not read, `most`.
+    pub(super) fn new(now: Instant, room: usize, most: usize) -> Self {
         Self {
             requests: Cell::new(0),
             asked: Cell::new(false),
@@ -96,7 +102,9 @@ impl Watch {
             handed_over: Cell::new(0),
             stall_limit: Cell::new(Duration::MAX),
             held: Cell::new(0),
-            room: Cell::new(room),
+            room,
+            most,
+            flows: Cell::new(false),
             taken: Cell::new(0),
             span: Cell::new((now, 0)),
             moved: Cell::new((now, 0)),
@@ -144,16 +152,39 @@ impl Watch {
         self.handed_over.set(self.handed_over.get().saturating_sub(1));
     }
 
-    /// Whether more may be asked for that is to be held for the client; if not, the task is woken when it may.
-    pub(super) fn has_room(&self, cx: &Context<'_>) -> bool {
-        if self.held.get() < self.room.get() {
-            return true;
+    /// How large a piece may be asked for that is to be held for the client; `None`: none, and the task is woken when one may.
+    pub(super) fn allowance(&self, cx: &Context<'_>) -> Option<usize> {
+        let held = self.held.get();
+        if held < self.room {
+            return Some(usize::MAX);
+        }
+        if held < self.bound() {
+            return Some(SMALL);
         }
         let mut blocked = self.blocked.borrow_mut();
         if !blocked.iter().any(|waker| waker.will_wake(cx.waker())) {
             blocked.push(cx.waker().clone());
         }
-        false
+        None
+    }
+
+    /// How much may be held as things are.
+    fn bound(&self) -> usize {
+        if self.flows.get() { self.most } else { self.room }
+    }
+
+    /// Notes whether an HTTP/2 connection has taken all that was written to it.
+    pub(super) fn flows(&self, flows: bool) {
+        if self.flows.replace(flows) != flows {
+            self.wake_blocked();
+        }
+    }
+
+    /// Wakes responses that wait for room, if there is enough: each of them would be looked at for every byte otherwise.
+    fn wake_blocked(&self) {
+        if self.held.get() <= self.bound() / 4 * 3 && !self.blocked.borrow().is_empty() {
+            self.blocked.take().into_iter().for_each(Waker::wake);
+        }
     }
 
     /// Holds a piece of a response for the client.
@@ -164,13 +195,9 @@ impl Watch {
 
     /// Bytes of a piece have left, or are given up.
     fn left(&self, count: usize) {
-        let held = self.held.get().saturating_sub(count);
-        self.held.set(held);
+        self.held.set(self.held.get().saturating_sub(count));
         self.taken.set(self.taken.get() + count as u64);
-        // Not for every byte: each of the waiting responses would be looked at for nothing.
-        if held <= self.room.get() / 4 * 3 && !self.blocked.borrow().is_empty() {
-            self.blocked.take().into_iter().for_each(Waker::wake);
-        }
+        self.wake_blocked();
     }
 
     /// Whether nothing of any body waits for the client.
@@ -345,7 +372,7 @@ mod tests {
     #[test]
     fn a_silent_connection_is_over_after_the_keep_alive_timeout() {
         let begun = Instant::now();
-        let watch = Watch::new(begun, 1);
+        let watch = Watch::new(begun, 1, 1);
         assert_eq!((watch.look(after(begun, 59), &limits()), watch.patience()), (None, Patience::Left));
         assert_eq!((watch.look(after(begun, 60), &limits()), watch.patience()), (None, Patience::Over));
         assert_eq!((watch.look(after(begun, 120), &limits()), watch.patience()), (None, Patience::Lost));
@@ -354,7 +381,7 @@ mod tests {
     #[test]
     fn a_head_is_slow_from_its_first_byte_and_not_from_the_end_of_the_last_answer() {
         let begun = Instant::now();
-        let watch = Watch::new(begun, 1);
+        let watch = Watch::new(begun, 1, 1);
         watch.look(after(begun, 50), &limits());
         watch.pulse.add(1);
         for seconds in [51, 60, 80] {
@@ -368,7 +395,7 @@ mod tests {
     #[test]
     fn what_a_client_takes_buys_it_time() {
         let begun = Instant::now();
-        let watch = Rc::new(Watch::new(begun, 1 << 20));
+        let watch = Rc::new(Watch::new(begun, 1 << 20, 1 << 20));
         watch.request_began();
         let mut piece = watch.hold(Bytes::from(vec![0; 1 << 20]));
         watch.look(begun, &limits());
@@ -382,7 +409,7 @@ mod tests {
     #[test]
     fn time_in_which_an_upstream_is_waited_for_does_not_count() {
         let begun = Instant::now();
-        let watch = Rc::new(Watch::new(begun, 1 << 20));
+        let watch = Rc::new(Watch::new(begun, 1 << 20, 1 << 20));
         watch.request_began();
         for seconds in 0..1000 {
             assert_eq!(watch.look(after(begun, seconds), &limits()), None);
@@ -394,7 +421,7 @@ mod tests {
     #[test]
     fn one_response_that_goes_on_keeps_the_connection() {
         let begun = Instant::now();
-        let watch = Watch::new(begun, 1 << 20);
+        let watch = Watch::new(begun, 1 << 20, 1 << 20);
         watch.request_began();
         watch.request_began();
         watch.handed_over();
@@ -403,11 +430,24 @@ mod tests {
 
     #[test]
     fn what_is_given_up_is_held_no_longer() {
-        let watch = Rc::new(Watch::new(Instant::now(), 10));
+        let watch = Rc::new(Watch::new(Instant::now(), 10, 20));
         let context = Context::from_waker(Waker::noop());
         let piece = watch.hold(Bytes::from_static(&[0; 10]));
-        assert!(!watch.has_room(&context));
+        assert_eq!(watch.allowance(&context), None);
         drop(piece);
-        assert!(watch.has_room(&context) && watch.holds_nothing());
+        assert!(watch.allowance(&context) == Some(usize::MAX) && watch.holds_nothing());
+    }
+
+    #[test]
+    fn beyond_its_room_a_connection_that_flows_holds_small_pieces_up_to_the_most() {
+        let watch = Rc::new(Watch::new(Instant::now(), 10, 20));
+        let context = Context::from_waker(Waker::noop());
+        let _piece = watch.hold(Bytes::from_static(&[0; 10]));
+        watch.flows(true);
+        assert_eq!(watch.allowance(&context), Some(SMALL));
+        let _another = watch.hold(Bytes::from_static(&[0; 10]));
+        assert_eq!(watch.allowance(&context), None);
+        watch.flows(false);
+        assert_eq!(watch.allowance(&context), None);
     }
 }

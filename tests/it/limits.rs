@@ -3,6 +3,8 @@
 mod connections;
 mod floods;
 mod heads;
+// It reads `/proc`.
+#[cfg(target_os = "linux")]
 mod memory;
 mod reading;
 mod sending;

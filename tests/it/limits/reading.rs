@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::wire::{Wire, get};
+use super::wire::{DATA, END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE, Wire, block, frame, get};
 use super::{is_met, limited, long, met};
 use crate::support::{Backend, Connection, Proxy, backend, soon};
 
@@ -98,4 +98,40 @@ async fn an_answer_that_the_upstream_sends_slowly_is_not_the_clients_fault() {
     let answer = Connection::new(Box::new(client)).answer().await;
     assert!(answer.whole && answer.body.len() == 20, "{answer:?}");
     feeding.await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_of_http_2_that_are_not_read_hold_up_no_others() {
+    let v1 = backend("v1")
+        .answering(|request: http::Request<_>| async move {
+            let length = if request.method() == "POST" { 1 << 20 } else { 60_000 };
+            http::Response::new(crate::support::body(vec![b'x'; length]))
+        })
+        .start()
+        .await;
+    let proxy = limited("", &v1).await;
+    let mut wire = Wire::open(&proxy, 65_535).await;
+    // The connection itself may be sent any amount; its first streams only what they may at the beginning.
+    wire.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes())).await;
+    let (mut whole, mut came) = (0, [0; 16]);
+    for stream in 0..8 {
+        wire.send(&frame(HEADERS, END_HEADERS | END_STREAM, stream * 2 + 1, &block("POST"))).await;
+    }
+    while came.iter().sum::<usize>() < 8 * 65_535 {
+        let (kind, _, stream, payload) = wire.next().await.unwrap();
+        if kind == DATA {
+            came[usize::try_from(stream).unwrap()] += payload.len();
+        }
+    }
+    wire.send(&get(17)).await;
+    loop {
+        let (kind, flags, stream, payload) = wire.next().await.expect("the connection goes on");
+        if (kind, stream) == (DATA, 17) {
+            whole += payload.len();
+            if flags & END_STREAM != 0 {
+                break;
+            }
+        }
+    }
+    assert_eq!(whole, 60_000);
 }
