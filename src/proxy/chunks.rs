@@ -131,6 +131,11 @@ impl SharedChunks {
         self.phase.store(chunks.phase as u8, Ordering::Relaxed);
     }
 
+    /// No chunked body is under way any more.
+    pub(super) fn stop(&self) {
+        self.phase.store(Phase::None as u8, Ordering::Relaxed);
+    }
+
     /// Reads on, if a chunked body is under way.
     pub(super) fn read(&self, bytes: &[u8]) -> Result<(), Malformed> {
         let phase = PHASES[usize::from(self.phase.load(Ordering::Relaxed)) % PHASES.len()];

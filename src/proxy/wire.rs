@@ -22,7 +22,7 @@ use super::failure::Kind;
 #[derive(Debug, Default)]
 pub(super) struct Turn {
     state: AtomicU8,
-    /// Whether the head was read from the wire just now, and by whom it was taken.
+    /// What the codec has of the next head: nothing new, bytes (`READ`), or a request that began with them (`TAKEN`).
     head: AtomicU8,
     /// The status of the codec's own answer; 0 where there was none.
     refused: AtomicU16,
@@ -48,6 +48,8 @@ impl Turn {
         // The next request that begins without a read in between was sent behind this one.
         let read = self.head.load(Ordering::Relaxed) == READ;
         self.head.store(if read { TAKEN } else { 0 }, Ordering::Relaxed);
+        // A body that was answered before its end may have been read to it unseen.
+        self.chunks.stop();
     }
 
     pub(super) fn request_ended(&self) {
@@ -99,7 +101,6 @@ pub(super) struct Wire<S> {
 
 /// What was last read while a head was waited for: one for all connections of a shard, as a head that came in one
 /// piece, as nearly all do, is asked for in the very turn in which it was read.
-#[derive(Default)]
 struct Last {
     owner: usize,
     bytes: Vec<u8>,
@@ -111,7 +112,7 @@ struct Last {
 const KEPT: usize = 64 << 10;
 
 thread_local! {
-    static LAST: RefCell<Last> = RefCell::default();
+    static LAST: RefCell<Last> = const { RefCell::new(Last { owner: 0, bytes: Vec::new(), cut: false }) };
 }
 
 /// Looks at a chunked request as it was on the wire, and from now on at the lines between its chunks. A `Content-Length`
@@ -161,25 +162,36 @@ impl<S> Wire<S> {
         Self { stream, turn: Arc::clone(turn), partial: Vec::new(), answer: Vec::new() }
     }
 
-    /// Keeps what was read of a head.
+    /// Keeps what was read of a head. Nearly all heads come in one piece, and end it: this is on every request's way.
     fn keep(&mut self, bytes: &[u8]) {
         self.turn.head.store(READ, Ordering::Relaxed);
-        let (owner, before) = (self.turn.id(), &self.partial);
-        let kept = bytes.len().min(KEPT.saturating_sub(before.len()));
-        let (bytes, cut) = (&bytes[..kept], kept < bytes.len());
+        let owner = self.turn.id();
+        if !self.partial.is_empty() || bytes.len() > KEPT || !bytes.ends_with(b"\r\n\r\n") {
+            return self.keep_piece(owner, bytes);
+        }
+        LAST.with_borrow_mut(|last| {
+            (last.owner, last.cut) = (owner, false);
+            last.bytes.clear();
+            last.bytes.extend_from_slice(bytes);
+        });
+    }
+
+    /// Keeps a piece of a head, or a head and what came with it; and the pieces before it, which another connection may
+    /// have driven out.
+    #[cold]
+    fn keep_piece(&mut self, owner: usize, bytes: &[u8]) {
+        let kept = bytes.len().min(KEPT.saturating_sub(self.partial.len()));
+        let before = &self.partial;
         LAST.with_borrow_mut(|last| {
             if last.owner != owner || last.bytes.len() != before.len() {
                 last.owner = owner;
                 last.bytes.clear();
                 last.bytes.extend_from_slice(before);
             }
-            last.bytes.extend_from_slice(bytes);
-            last.cut = cut;
+            last.bytes.extend_from_slice(&bytes[..kept]);
+            last.cut = kept < bytes.len();
         });
-        // Nearly all heads come in one piece, and end it.
-        if !before.is_empty() || !bytes.ends_with(b"\r\n\r\n") {
-            self.partial.extend_from_slice(bytes);
-        }
+        self.partial.extend_from_slice(&bytes[..kept]);
     }
 }
 
