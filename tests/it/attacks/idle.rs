@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::frames::{DATA, Outcome, SETTINGS, request as fields};
-use super::language::{HTTP2, OK, Reaches, Stage, Upstream, Way, When, exchange, refusal, request};
+use super::language::{HTTP2, OK, Reaches, Stage, Trial, Upstream, Way, When, exchange, refusal, request};
 
 #[tokio::test]
 async fn clients_that_stop_halfway_keep_nobody_from_being_served() {
@@ -109,4 +109,49 @@ async fn what_clients_do_not_read_is_not_fetched_in_full_from_the_upstream() {
         assert!(last - before < SIZE * STREAMS as usize / 2, "{way:?}: {} MiB", (last - before) >> 20);
         stage.serves_neighbours().await;
     }
+}
+
+#[tokio::test]
+async fn clients_that_are_silent_stop_halfway_or_drip_are_ended_at_their_deadline() {
+    let brief =
+        "[limits]\ndetection_timeout = \"200ms\"\nheader_timeout = \"200ms\"\nkeep_alive_timeout = \"200ms\"";
+    let stage = Stage::with(Upstream::answering(OK).await, |file| file.top(brief)).await;
+    let mut trial = Trial::default();
+    for (name, begun, status) in [
+        ("silent", &b""[..], None),
+        ("half a preface", b"PRI * HTTP/2.0\r\n\r\nS", None),
+        ("half a request line", b"GET /", Some(408)),
+        ("half a head", b"GET / HTTP/1.1\r\nHost: shop.exam", Some(408)),
+        ("half a frame", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04", None),
+    ] {
+        let pipe = stage.pipe(Way::Http1).await;
+        let said = exchange(pipe, begun.to_vec()).await;
+        let judged = match status {
+            Some(status) => said.and_then(|said| refusal(&[status], &said)),
+            None => said.map(drop),
+        };
+        trial.note(name, judged);
+    }
+    trial.note("the upstream", stage.heard_nothing_but_honest(Reaches::Nothing).await);
+    trial.end();
+    // A byte now and then does not lengthen the time.
+    let (mut read, mut write) = tokio::io::split(stage.pipe(Way::Http1).await);
+    let dripping = tokio::spawn(async move {
+        let head = b"GET / HTTP/1.1\r\nHost: shop.example\r\nX: ";
+        for byte in head.iter().chain(std::iter::repeat(&b'y')) {
+            if write.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let mut said = Vec::new();
+    let _ = read.read_to_end(&mut said).await;
+    dripping.abort();
+    assert!(refusal(&[408], &said).is_ok(), "{:?}", String::from_utf8_lossy(&said));
+    let (_, lines) = stage.records().await;
+    let slow = lines
+        .iter()
+        .filter(|line| line["Error"] == "request-timeout" && line["Event"]["Response"]["Status"] == 408);
+    assert_eq!(slow.count(), 3, "{lines:?}");
 }
