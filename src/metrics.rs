@@ -21,6 +21,7 @@ use crate::model::share::Share;
 pub struct Registry {
     recorders: Mutex<Recorders>,
     reloads: [AtomicU64; 2],
+    panics: AtomicU64,
 }
 
 /// The recorders of all shards, in the order in which they are written out.
@@ -76,11 +77,17 @@ impl Registry {
         self.reloads[usize::from(succeeded)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a request that was lost to a panic.
+    pub fn panicked(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything in the Prometheus text format, version 0.0.4. Series that never counted anything are left out; of the
     /// gauges none is. The same state gives the same text.
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
-        text::render(&self.lock(), reloads, gauges)
+        let panics = self.panics.load(Ordering::Relaxed);
+        text::render(&self.lock(), reloads, panics, gauges)
     }
 
     /// A panic of another holder leaves maps that are still whole: they are only ever added to.
@@ -140,6 +147,7 @@ mod tests {
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);
+        registry.panicked();
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);
     }

@@ -10,6 +10,7 @@ mod cork;
 mod failure;
 mod handler;
 mod head;
+mod panics;
 mod proxy_protocol;
 mod record;
 mod resolve;

@@ -10,7 +10,7 @@ use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, VersionSeries};
 use super::{ByShard, Gauges, Recorders};
 
 /// All families, always in the same order.
-pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) -> String {
+pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], panics: u64, gauges: &Gauges) -> String {
     let mut page = Page::default();
     page.build_info();
     page.requests(recorders);
@@ -18,6 +18,7 @@ pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], gauges: &Gauges) 
     page.misses(recorders);
     page.overrides(recorders);
     page.process(reloads, gauges);
+    page.panics(panics);
     page.shares(gauges);
     page.upstreams(gauges);
     page.text
@@ -142,6 +143,16 @@ impl Page {
         const DROPPED: &str = "gradual_access_log_dropped_total";
         self.family(DROPPED, "counter", "Access log lines dropped because the log could not keep up.");
         self.sample(DROPPED, &[], gauges.log_dropped);
+    }
+
+    fn panics(&mut self, panics: u64) {
+        const NAME: &str = "gradual_panics_total";
+        self.family(
+            NAME,
+            "counter",
+            "Requests lost to a panic: a mistake of the proxy itself, to be reported.",
+        );
+        self.sample(NAME, &[], panics);
     }
 
     fn shares(&mut self, gauges: &Gauges) {

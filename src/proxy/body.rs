@@ -79,6 +79,8 @@ impl Body for RequestBody {
         progress.last.set(Instant::now());
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
+                #[cfg(test)]
+                super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "upload");
                 progress.bytes.set(progress.bytes.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
                 Some(Ok(clean_trailers(frame)))
             }
@@ -201,6 +203,8 @@ impl Body for ResponseBody {
         this.turn(matches!(frame, Some(Ok(_))));
         match &frame {
             Some(Ok(frame)) => {
+                #[cfg(test)]
+                super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "body");
                 if let (Some(meter), Some(data)) = (&mut this.meter, frame.data_ref()) {
                     meter.response_bytes += data.len() as u64;
                 }

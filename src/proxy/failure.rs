@@ -29,6 +29,9 @@ pub(super) enum Kind {
     Connect,
     /// It came through this proxy too often.
     Loop,
+    // The proxy's own.
+    /// It was lost to a panic.
+    Internal,
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
@@ -74,6 +77,7 @@ impl Kind {
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoUpstream | Self::ConnectFailed | Self::ConnectTimeout | Self::TlsFailed => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -92,6 +96,7 @@ impl Kind {
             Self::NoWorker => "no-worker",
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
+            Self::Internal => "internal",
             Self::NoUpstream => "no-upstream",
             Self::ConnectFailed => "connect-failed",
             Self::ConnectTimeout => "connect-timeout",
@@ -112,6 +117,7 @@ impl Kind {
             Self::NoWorker => "no worker has a route for this host and path",
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
+            Self::Internal => "the proxy failed at this request by a mistake of its own",
             Self::NoUpstream => "the version has no upstream with a known address",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
             Self::ConnectTimeout => "no connection to the version's upstream could be made in time",
@@ -128,7 +134,12 @@ impl Kind {
     pub(super) fn is_upstream(self) -> bool {
         !matches!(
             self,
-            Self::BadRequest(_) | Self::RequestTimeout | Self::NoWorker | Self::Connect | Self::Loop
+            Self::BadRequest(_)
+                | Self::RequestTimeout
+                | Self::NoWorker
+                | Self::Connect
+                | Self::Loop
+                | Self::Internal
         )
     }
 }

@@ -22,6 +22,7 @@ use super::body::{Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
+use super::panics;
 use super::record::{self, Line, Meter};
 use super::shard::{Shard, Watch};
 use super::snapshot::{VersionState, WorkerState};
@@ -57,13 +58,19 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Source>,
 {
-    let begun = Exchange::begin(client, request);
+    let begun = panics::caught(|| Exchange::begin(client, request));
     async {
         Ok(match begun {
-            Ok(exchange) => exchange.run().await,
-            Err(response) => *response,
+            Some(Ok(exchange)) => panics::catching(exchange.run()).await.unwrap_or_else(panicked),
+            Some(Err(response)) => *response,
+            None => panicked(),
         })
     }
+}
+
+/// The answer to a request that was lost to a panic; it was recorded when it was dropped.
+fn panicked() -> Response<ResponseBody> {
+    failed_as(Kind::Internal).map(|body| ResponseBody::own(body, None))
 }
 
 /// A request that has a version, on its way there and back.
@@ -141,6 +148,11 @@ impl Exchange {
             }
             self.dress(&lease)?;
             let request = self.request.take().ok_or(Kind::Closed)?;
+            #[cfg(test)]
+            panics::provoke(
+                request.headers().get("x-test-panic").map_or(b"", HeaderValue::as_bytes),
+                "exchange",
+            );
             let sending = pin!(lease.send(request));
             let wait = Wait { timeouts, progress: self.meter.progress.as_deref() };
             match wait.head_within(&self.meter.client, sending).await? {
@@ -273,6 +285,8 @@ fn admit(client: &Client, meter: &mut Meter, parts: &mut Parts, bodiless: bool) 
     let head = view(client, parts, host.as_ref());
     route(meter, &head)?;
     select(client, meter, &head, &seen, &deciding, trusted);
+    #[cfg(test)]
+    panics::provoke(parts.headers.get("x-test-panic").map_or(b"", HeaderValue::as_bytes), "admission");
     let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
     let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
     let upgrade = upgrade(parts, seen.upgrade && bodiless)?;
@@ -535,13 +549,8 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
     if kind.is_upstream() {
         meter.warn(failure);
     }
-    let body = format!("{{\"error\":\"{}\",\"message\":\"{}\"}}\n", kind.as_str(), kind.message());
-    let mut response = Response::new(Bytes::from(body));
-    *response.status_mut() = kind.status();
+    let mut response = failed_as(kind);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(head::GRADUAL_ERROR, HeaderValue::from_static(kind.as_str()));
     if matches!(kind, Kind::Connect) {
         headers
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
@@ -552,4 +561,15 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
     }
     expose(headers, &meter);
     local(response, meter)
+}
+
+fn failed_as(kind: Kind) -> Response<Bytes> {
+    let body = format!("{{\"error\":\"{}\",\"message\":\"{}\"}}\n", kind.as_str(), kind.message());
+    let mut response = Response::new(Bytes::from(body));
+    *response.status_mut() = kind.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(head::GRADUAL_ERROR, HeaderValue::from_static(kind.as_str()));
+    response
 }

@@ -153,6 +153,16 @@ impl Meter {
         self.outcome = Outcome::Exception;
     }
 
+    /// The request is lost to a panic. What was answered already stays what was answered.
+    fn panicked(&mut self) {
+        self.error = Some(Kind::Internal);
+        self.outcome = Outcome::Exception;
+        if self.status == CLIENT_LEFT {
+            self.status = Kind::Internal.status().as_u16();
+        }
+        self.client.shard.services().registry.panicked();
+    }
+
     fn worker(&self) -> Option<&WorkerState> {
         self.worker.and_then(|index| self.snapshot.workers.get(index))
     }
@@ -204,6 +214,9 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.panicked();
+        }
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.started);
         self.client.watch.request_ended(now);

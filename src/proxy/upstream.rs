@@ -27,6 +27,7 @@ use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
 use super::failure::{Failure, Kind};
+use super::panics::EndsWithTask;
 use super::shard::LocalExecutor;
 use super::stream::{Peeked, Socket, Stream};
 use super::tls::UpstreamConnector;
@@ -405,8 +406,9 @@ async fn until_the_end<C>(codec: Codec<C>) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
+    let codec = EndsWithTask(codec);
     poll_fn(|context| {
-        let mut driven = codec.borrow_mut();
+        let mut driven = codec.0.borrow_mut();
         let ended = match driven.as_mut() {
             Some(connection) => ready!(Pin::new(connection).poll(context)),
             None => Ok(()),
