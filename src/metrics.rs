@@ -42,8 +42,23 @@ pub struct Gauges {
     pub shares: Vec<(WorkerName, VersionId, Share)>,
     /// Every upstream in use, and whether it is healthy (true until known otherwise).
     pub upstreams: Vec<(WorkerName, VersionId, String, bool)>,
+    /// What is under way on versions that have left their worker's deployment: requests and tunnels together.
+    pub retired: Vec<(WorkerName, VersionId, u64)>,
     /// Access log lines that were dropped because the log could not keep up.
     pub log_dropped: u64,
+}
+
+/// What is under way on a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The version's worker.
+    pub worker: WorkerName,
+    /// The version.
+    pub version: VersionId,
+    /// Requests that are no tunnels.
+    pub requests: u64,
+    /// Tunnels: WebSockets, and whatever else a connection or stream was upgraded to.
+    pub tunnels: u64,
 }
 
 impl Registry {
@@ -55,6 +70,23 @@ impl Registry {
     /// One shard's recorder for requests that reached no version of a worker, or (`None`) no worker.
     pub fn unversioned(&self, shard: usize, worker: Option<&WorkerName>) -> Arc<VersionSeries> {
         self.recorder(shard, worker, None)
+    }
+
+    /// What is under way on each version, of those on which anything is; in alphabetical order.
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        let recorders = self.lock();
+        let of = |((worker, version), shards): (
+            &(Option<WorkerName>, Option<VersionId>),
+            &ByShard<VersionSeries>,
+        )| {
+            let (requests, tunnels) = shards.values().fold((0, 0), |sum, series| {
+                let (requests, tunnels) = series.under_way();
+                (sum.0 + requests, sum.1 + tunnels)
+            });
+            let (worker, version) = (worker.clone()?, version.clone()?);
+            (requests + tunnels > 0).then_some(UnderWay { worker, version, requests, tunnels })
+        };
+        recorders.versions.iter().filter_map(of).collect()
     }
 
     fn recorder(
@@ -122,6 +154,7 @@ mod tests {
                 (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
                 (worker(), version("v2"), "unix:/odd\"path\\\n".into(), false),
             ],
+            retired: vec![(worker(), version("v0"), 3)],
             log_dropped: 7,
         }
     }

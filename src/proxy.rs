@@ -7,13 +7,16 @@
 mod body;
 mod connection;
 mod cork;
+mod executor;
 mod failure;
+mod goodbye;
 mod handler;
 mod head;
 mod panics;
 mod proxy_protocol;
 mod record;
 mod resolve;
+mod retire;
 mod shard;
 mod snapshot;
 mod socket;

@@ -12,7 +12,7 @@ use crate::control::clock::rfc3339;
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Gauges, Registry};
+use crate::metrics::{Gauges, Registry, UnderWay};
 use crate::model::share::Share;
 use crate::proxy::LoadMeter;
 
@@ -174,6 +174,8 @@ impl Status {
         let mut gauges =
             Gauges { generation: running.generation, log_dropped: self.log.dropped(), ..Gauges::default() };
         let Some(config) = running.config.as_deref() else { return gauges };
+        let retired = self.retired(config).map(|one| (one.worker, one.version, one.requests + one.tunnels));
+        gauges.retired = retired.collect();
         for worker in &config.workers {
             let name = &worker.policy.name;
             for (version, share) in shares(worker) {
@@ -186,11 +188,28 @@ impl Status {
         gauges
     }
 
+    /// What is under way on versions that have left their worker's deployment.
+    fn retired(&self, config: &Config) -> impl Iterator<Item = UnderWay> {
+        let is_deployed = |one: &UnderWay| {
+            let worker = config.workers.iter().find(|worker| worker.policy.name == one.worker);
+            worker.is_some_and(|worker| worker.policy.deployment.versions.contains(&one.version))
+        };
+        self.registry.under_way().into_iter().filter(move |one| !is_deployed(one))
+    }
+
     /// The status as `GET /api/v1/status` shows it.
     pub fn to_json(&self) -> Value {
         let load = self.load.read();
         let running = self.running();
         let workers = running.config.iter().flat_map(|config| config.workers.iter().map(worker));
+        let retired = running.config.iter().flat_map(|config| self.retired(config)).map(|one| {
+            json!({
+                "worker": one.worker.as_str(),
+                "version_id": one.version.as_str(),
+                "requests": one.requests,
+                "tunnels": one.tunnels,
+            })
+        });
         let restart = running.config.as_ref().is_some_and(|config| threads(config).get() != self.threads);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -207,6 +226,7 @@ impl Status {
             "load": { "connections": load.connections, "requests": load.requests },
             "log": { "dropped": self.log.dropped() },
             "last_reload": running.last_reload.as_ref().map(LastReload::to_json),
+            "retired": retired.collect::<Vec<_>>(),
             "workers": workers.collect::<Vec<_>>(),
         })
     }

@@ -20,6 +20,7 @@ pub(super) fn render(recorders: &Recorders, reloads: [u64; 2], panics: u64, gaug
     page.process(reloads, gauges);
     page.panics(panics);
     page.shares(gauges);
+    page.retired(gauges);
     page.upstreams(gauges);
     page.text
 }
@@ -160,6 +161,15 @@ impl Page {
         self.family(NAME, "gauge", "Each version's share in its worker's active deployment, in per cent.");
         for (worker, version, share) in &gauges.shares {
             self.sample(NAME, &[("worker", worker.as_str()), ("version", version.as_str())], share);
+        }
+    }
+
+    fn retired(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_retired_streams";
+        let help = "Requests and tunnels under way on a version that has left its worker's deployment.";
+        self.family(NAME, "gauge", help);
+        for (worker, version, count) in &gauges.retired {
+            self.sample(NAME, &[("worker", worker.as_str()), ("version", version.as_str())], count);
         }
     }
 

@@ -19,9 +19,10 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::cork::Corked;
+use super::executor::StreamExecutor;
 use super::handler::{self, Client};
 use super::proxy_protocol::{self, Parsed};
-use super::shard::{HEAD, LocalExecutor, Patience, Shard, Watched};
+use super::shard::{HEAD, Patience, Shard, Watched};
 use super::snapshot::Blueprint;
 use super::stream::{Peeked, Socket, Stream};
 use crate::config::Listener;
@@ -148,8 +149,8 @@ async fn greet(
     let text = address.map(|address| address.ip().to_canonical().to_string());
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
     let (watch, watched) = shard.watch();
-    let timer = Cell::new(None);
-    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls, timer, watch });
+    let (timer, begun) = (Cell::new(None), Cell::new(None));
+    let client = Rc::new(Client { shard, listener: slot, address, address_text, tls, timer, watch, begun });
     Ok(Greeted { client, _watched: watched, stream, http2 })
 }
 
@@ -206,7 +207,7 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
     let corked = Corked::new(stream);
-    let connection = http2_settings().serve_connection(TokioIo::new(corked.clone()), service);
+    let connection = http2_settings(&client).serve_connection(TokioIo::new(corked.clone()), service);
     let ended = {
         let mut connection =
             pin!(until_over(&client, connection, |connection| connection.graceful_shutdown(), true));
@@ -301,8 +302,8 @@ fn lingers_too_long(
     false
 }
 
-fn http2_settings() -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
+fn http2_settings(client: &Rc<Client>) -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(client)));
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)

@@ -46,6 +46,8 @@ pub(super) struct Client {
     pub(super) timer: Cell<Option<Pin<Box<Sleep>>>>,
     /// What the shard watches the connection by.
     pub(super) watch: Rc<Watch>,
+    /// Over HTTP/2, the place of the request that was begun last, until its stream runs.
+    pub(super) begun: Cell<Option<usize>>,
 }
 
 /// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
@@ -390,8 +392,9 @@ fn select<L: Lines + ?Sized>(
         Override::Version(_) => worker.series.overridden(None),
         Override::Ignored(problem) => worker.series.overridden(Some(problem)),
     }
-    let version = Some((selection.decision.member.index(), selection.decision.reason));
-    (meter.overridden, meter.version) = (selection.overridden, version);
+    let (overridden, decision) = (selection.overridden, selection.decision);
+    meter.overridden = overridden;
+    meter.chose(decision.member.index(), decision.reason);
 }
 
 /// The value of a field: its one line as it is, several joined.

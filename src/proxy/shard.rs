@@ -18,23 +18,12 @@ use tokio::task::JoinHandle;
 
 use super::Services;
 use super::connection::{self, ListenerSlot};
+use super::retire::{self, Tenures};
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
 use super::stream::Socket;
 use super::upstream::{Endpoint, EndpointKey};
 use crate::export::access::Sink;
-
-/// Runs futures on the shard's own thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}
 
 /// What the control thread tells a shard.
 pub(super) enum Command {
@@ -76,6 +65,7 @@ pub(super) struct Shard {
     warned: Cell<Option<Instant>>,
     /// Connections that are looked through for those on which nothing happens.
     watched: RefCell<Slab<Rc<Watch>>>,
+    tenures: Tenures,
 }
 
 /// How much longer a connection may wait for a request.
@@ -94,6 +84,8 @@ pub(super) struct Watch {
     requests: Cell<u32>,
     /// Whether there was any request yet.
     asked: Cell<bool>,
+    /// Over HTTP/1.1, the tenure of the version that serves the request, or served the last one.
+    tenure: Cell<u32>,
     /// When the connection began to wait for the next request's head.
     waits_since: Cell<Instant>,
     patience: Cell<Patience>,
@@ -159,6 +151,11 @@ impl Watch {
         self.requests.get() > 0
     }
 
+    /// How many requests are under way.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
     /// Whether no request is under way, and none has ended for so long.
     pub(super) fn waits_for(&self, long: Duration) -> bool {
         self.requests.get() == 0 && self.waits_since.get().elapsed() >= long
@@ -182,13 +179,28 @@ impl Watch {
             0 if waited >= HEAD => Patience::Over,
             _ => Patience::Left,
         };
-        if self.patience.replace(patience) < patience {
-            let waker = self.waker.take();
-            if let Some(waker) = &waker {
-                waker.wake_by_ref();
-            }
-            self.waker.set(waker);
+        if self.patience.get() < patience {
+            self.ends(patience);
         }
+        self.patience.set(patience);
+    }
+
+    /// Has the connection end, now or as soon as it can.
+    pub(super) fn ends(&self, patience: Patience) {
+        self.patience.set(patience);
+        let waker = self.waker.take();
+        if let Some(waker) = &waker {
+            waker.wake_by_ref();
+        }
+        self.waker.set(waker);
+    }
+
+    pub(super) fn tenure(&self) -> u32 {
+        self.tenure.get()
+    }
+
+    pub(super) fn served_in(&self, tenure: u32) {
+        self.tenure.set(tenure);
     }
 }
 
@@ -281,6 +293,7 @@ impl Shard {
             drain: Drain::default(),
             warned: Cell::new(None),
             watched: RefCell::default(),
+            tenures: Tenures::default(),
         });
         tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
         shard
@@ -290,6 +303,7 @@ impl Shard {
     async fn commit(self: &Rc<Self>, blueprint: &Arc<Blueprint>, sockets: Vec<Accept>) {
         let snapshot = Rc::new(Snapshot::build(blueprint, self));
         *self.snapshot.borrow_mut() = snapshot;
+        retire::committed(self, blueprint.config.limits.retired_grace);
         let mut before = std::mem::take(&mut *self.accepting.borrow_mut());
         let mut now = HashMap::new();
         for Accept { id, index, socket } in sockets {
@@ -305,6 +319,14 @@ impl Shard {
             accepting.end().await;
         }
         self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.strong_count() > 0);
+    }
+
+    pub(super) fn tenures(&self) -> &Tenures {
+        &self.tenures
+    }
+
+    pub(super) fn for_each_watch(&self, look: impl Fn(&Watch)) {
+        self.watched.borrow().iter().for_each(|(_, watch)| look(watch));
     }
 
     fn accept(
@@ -374,6 +396,7 @@ impl Shard {
         let watch = Rc::new(Watch {
             requests: Cell::new(0),
             asked: Cell::new(false),
+            tenure: Cell::new(0),
             waits_since: Cell::new(Instant::now()),
             patience: Cell::new(Patience::Left),
             looks: Cell::new(0),

@@ -26,9 +26,9 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
+use super::executor::LocalExecutor;
 use super::failure::{Failure, Kind};
 use super::panics::EndsWithTask;
-use super::shard::LocalExecutor;
 use super::stream::{Peeked, Socket, Stream};
 use super::tls::UpstreamConnector;
 use crate::config::Scheme;
