@@ -16,6 +16,7 @@ mod pools;
 mod proxy_protocol;
 mod records;
 mod reload;
+mod retire;
 mod tls;
 mod tunnel;
 mod unix;

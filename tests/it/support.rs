@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use backend::{Backend, backend, body, empty, frames, raw_backend, record, trailers};
 pub(crate) use certificates::Authority;
-pub(crate) use client::{Answer, Connection, collect, http2, tls_client};
+pub(crate) use client::{Answer, Body, Connection, collect, http2, tls_client};
 pub(crate) use file::{File, file};
 pub(crate) use proxy::{Proxy, proxy};
 
