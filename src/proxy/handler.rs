@@ -114,7 +114,7 @@ impl Exchange {
         } else {
             let progress = Rc::new(Progress::new(meter.started));
             meter.progress = Some(Rc::clone(&progress));
-            RequestBody::new(body, &progress)
+            RequestBody::new(body, &progress, meter.http2)
         };
         Ok(Box::new(Self { request: Some(Request::from_parts(parts, body)), meter, admitted }))
     }

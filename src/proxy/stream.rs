@@ -23,6 +23,18 @@ pub(super) struct Peeked {
     socket: Socket,
     /// Read but not consumed; given back first.
     prefix: Bytes,
+    writing: Writing,
+}
+
+/// What becomes of writing when the other side takes nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// It fails.
+    Strict,
+    /// What is written goes nowhere, and reading goes on: an upstream that refuses an upload and closes has said why.
+    Patient,
+    /// So it has become: after what there is to be read, the stream does not end but breaks.
+    Broken,
 }
 
 /// A stream that HTTP is spoken on.
@@ -36,7 +48,23 @@ pub(super) enum Stream {
 
 impl Peeked {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket, prefix: Bytes::new() }
+        Self { socket, prefix: Bytes::new(), writing: Writing::Strict }
+    }
+
+    /// A socket to an upstream, whose answer counts even where it takes no more of the request.
+    pub(super) fn to_upstream(socket: Socket) -> Self {
+        Self { socket, prefix: Bytes::new(), writing: Writing::Patient }
+    }
+
+    /// What a write of so many bytes has come to.
+    fn written(&mut self, polled: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Err(error)) if self.writing != Writing::Strict && is_gone(&error) => {
+                self.writing = Writing::Broken;
+                Poll::Ready(Ok(length))
+            }
+            polled => polled,
+        }
     }
 
     /// What was read and not consumed yet.
@@ -147,7 +175,14 @@ impl AsyncRead for Peeked {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.is_empty() {
-            return Pin::new(&mut this.socket).poll_read(cx, buf);
+            if this.writing != Writing::Broken {
+                return Pin::new(&mut this.socket).poll_read(cx, buf);
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
+            // The reset has been told to who wrote; now it would look like an end.
+            let is_end = buf.filled().len() == before && buf.remaining() > 0;
+            return Poll::Ready(if is_end { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) });
         }
         let count = this.prefix.len().min(buf.remaining());
         buf.put_slice(&this.prefix[..count]);
@@ -159,9 +194,16 @@ impl AsyncRead for Peeked {
     }
 }
 
+/// Whether an error of writing says that the other side has closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 impl AsyncWrite for Peeked {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write(cx, buf);
+        this.written(polled, buf.len())
     }
 
     fn poll_write_vectored(
@@ -169,7 +211,9 @@ impl AsyncWrite for Peeked {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.socket).poll_write_vectored(cx, slices);
+        this.written(polled, slices.iter().map(|slice| slice.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -234,5 +278,39 @@ impl AsyncWrite for Stream {
             Self::ServerTls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::ClientTls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A socket whose other side has answered and then closed, with something unread.
+    async fn refused() -> Socket {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        near.write_all(b"request").await.unwrap();
+        far.readable().await.unwrap();
+        far.write_all(b"answer").await.unwrap();
+        drop(far);
+        // The kernel has both the answer and the reset by now, as it all happens within it.
+        Socket::Tcp(near)
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_closes_on_a_request_has_its_answer_read_and_then_breaks() {
+        let mut stream = Peeked::to_upstream(refused().await);
+        for _ in 0..3 {
+            assert_eq!(stream.write(b"more").await.unwrap(), 4);
+        }
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"answer");
+        // Never an end in order: a body that ends with its connection would pass for whole.
+        assert_eq!(stream.read(&mut answer).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(Peeked::new(refused().await).write(b"more").await.is_err());
     }
 }

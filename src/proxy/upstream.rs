@@ -316,7 +316,7 @@ impl Endpoint {
             }
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
-        let plain = Peeked::new(socket);
+        let plain = Peeked::to_upstream(socket);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
             return self.speak(Stream::Plain(plain), http2, need).await;

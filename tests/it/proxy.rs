@@ -18,6 +18,7 @@ mod records;
 mod reload;
 mod retire;
 mod tls;
+mod truth;
 mod tunnel;
 mod unix;
 mod websocket;

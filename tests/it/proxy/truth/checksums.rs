@@ -1,0 +1,1 @@
+//! What arrives is what was sent, whole, at clients that read slowly.
