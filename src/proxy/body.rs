@@ -22,7 +22,7 @@ use super::upstream::Lease;
 pub(super) struct RequestBody {
     /// `None`: there is no body. Boxed so that upstream connections need not know where bodies come from.
     inner: Option<(AnyBody, Rc<Progress>)>,
-    /// Whether what is left is to be taken all the same, as its client speaks HTTP/1.1.
+    /// Whether what is left is taken where nobody wants it: over HTTP/1.1.
     drained: bool,
 }
 
@@ -75,13 +75,13 @@ impl RequestBody {
     /// No body.
     pub(super) const EMPTY: Self = Self { inner: None, drained: false };
 
-    /// A body that reports its progress, of a client that speaks HTTP/2 or not.
-    pub(super) fn new<B>(body: B, progress: &Rc<Progress>, http2: bool) -> Self
+    /// A body that reports its progress. `drained`: what nobody wants of it is taken all the same, for a while.
+    pub(super) fn new<B>(body: B, progress: &Rc<Progress>, drained: bool) -> Self
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<Source>,
     {
-        Self { inner: Some((Box::pin(body.map_err(Into::into)), Rc::clone(progress))), drained: !http2 }
+        Self { inner: Some((Box::pin(body.map_err(Into::into)), Rc::clone(progress))), drained }
     }
 }
 

@@ -114,7 +114,7 @@ impl Exchange {
         } else {
             let progress = Rc::new(Progress::new(meter.started));
             meter.progress = Some(Rc::clone(&progress));
-            RequestBody::new(body, &progress, meter.http2)
+            RequestBody::new(body, &progress, may_drain(&parts))
         };
         Ok(Box::new(Self { request: Some(Request::from_parts(parts, body)), meter, admitted }))
     }
@@ -253,6 +253,12 @@ impl Exchange {
         }
         Ok(())
     }
+}
+
+/// Whether what is left of a request's body may be taken where nobody wants it. Whoever waits for leave to send it (RFC 9110
+/// section 10.1.1) must not get that by it, and may go on with something else instead.
+fn may_drain(parts: &Parts) -> bool {
+    parts.version != Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT)
 }
 
 /// Why a request gets no further.
