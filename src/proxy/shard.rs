@@ -302,7 +302,8 @@ impl Shard {
     /// Swaps to a blueprint. Requests that are under way keep the snapshot that they began with.
     async fn commit(self: &Rc<Self>, blueprint: &Arc<Blueprint>, sockets: Vec<Accept>) {
         let snapshot = Rc::new(Snapshot::build(blueprint, self));
-        *self.snapshot.borrow_mut() = snapshot;
+        // What goes with the old one, connections among it, goes when nothing is borrowed.
+        drop(self.snapshot.replace(snapshot));
         retire::committed(self, blueprint.config.limits.retired_grace);
         let mut before = std::mem::take(&mut *self.accepting.borrow_mut());
         let mut now = HashMap::new();
