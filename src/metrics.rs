@@ -26,6 +26,7 @@ pub struct Registry {
     upgrades: [AtomicU64; 3],
     checks: Mutex<Checks>,
     limited: limits::Limited,
+    panics: AtomicU64,
 }
 
 /// What came of a binary upgrade.
@@ -56,6 +57,7 @@ struct Process<'a> {
     /// In the order of [`UpgradeResult`]'s variants.
     upgrades: [u64; 3],
     limited: &'a limits::Limited,
+    panics: u64,
     checks: &'a Checks,
 }
 
@@ -81,6 +83,8 @@ pub struct Gauges {
     pub upstreams: Vec<(WorkerName, VersionId, String, bool)>,
     /// Every upstream in use, and its ejections.
     pub ejections: Vec<Ejections>,
+    /// What is under way on versions that have left their worker's deployment: requests and tunnels together.
+    pub retired: Vec<(WorkerName, VersionId, u64)>,
     /// Access log lines that were dropped because the log could not keep up.
     pub log_dropped: u64,
 }
@@ -100,6 +104,19 @@ pub struct Ejections {
     pub total: u64,
 }
 
+/// What is under way on a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The version's worker.
+    pub worker: WorkerName,
+    /// The version.
+    pub version: VersionId,
+    /// Requests that are no tunnels.
+    pub requests: u64,
+    /// Tunnels: WebSockets, and whatever else a connection or stream was upgraded to.
+    pub tunnels: u64,
+}
+
 impl Registry {
     /// One shard's recorder for a version; the same one for the same arguments.
     pub fn version(&self, shard: usize, worker: &WorkerName, version: &VersionId) -> Arc<VersionSeries> {
@@ -109,6 +126,23 @@ impl Registry {
     /// One shard's recorder for requests that reached no version of a worker, or (`None`) no worker.
     pub fn unversioned(&self, shard: usize, worker: Option<&WorkerName>) -> Arc<VersionSeries> {
         self.recorder(shard, worker, None)
+    }
+
+    /// What is under way on each version, of those on which anything is; in alphabetical order.
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        let recorders = self.lock();
+        let of = |((worker, version), shards): (
+            &(Option<WorkerName>, Option<VersionId>),
+            &ByShard<VersionSeries>,
+        )| {
+            let (requests, tunnels) = shards.values().fold((0, 0), |sum, series| {
+                let (requests, tunnels) = series.under_way();
+                (sum.0 + requests, sum.1 + tunnels)
+            });
+            let (worker, version) = (worker.clone()?, version.clone()?);
+            (requests + tunnels > 0).then_some(UnderWay { worker, version, requests, tunnels })
+        };
+        recorders.versions.iter().filter_map(of).collect()
     }
 
     fn recorder(
@@ -160,12 +194,23 @@ impl Registry {
         checks.entry(labels).or_default()[usize::from(succeeded)] += 1;
     }
 
+    /// Counts a request that was lost to a panic.
+    pub fn panicked(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Everything in the Prometheus text format, version 0.0.4. Series that never counted anything are left out; of the
     /// gauges none is. The same state gives the same text.
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
         let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        let process = Process { reloads, upgrades: self.upgrades(), limited: &self.limited, checks: &checks };
+        let process = Process {
+            reloads,
+            upgrades: self.upgrades(),
+            limited: &self.limited,
+            panics: self.panics.load(Ordering::Relaxed),
+            checks: &checks,
+        };
         text::render(&self.lock(), &process, gauges)
     }
 
@@ -208,6 +253,7 @@ mod tests {
                 (worker(), version("v2"), "unix:/odd\"path\\\n".into(), false),
             ],
             ejections: vec![ejections("v1", true, 3), ejections("v1", true, 3), ejections("v2", false, 0)],
+            retired: vec![(worker(), version("v0"), 3)],
             log_dropped: 7,
         }
     }
@@ -248,6 +294,7 @@ mod tests {
         registry.limited(Limit::MinRate);
         registry.limited(Limit::HeaderCount);
         registry.limited(Limit::MinRate);
+        registry.panicked();
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);
     }

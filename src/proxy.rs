@@ -15,20 +15,24 @@ mod chunks;
 mod connection;
 mod cork;
 mod ejection;
+mod executor;
 mod failure;
 mod frames;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod goodbye;
 mod handler;
 mod head;
 mod health;
 mod overrides;
+mod panics;
 mod pool;
 mod probe;
 mod proxy_protocol;
 mod record;
 mod resolve;
+mod retire;
 pub(crate) mod secret;
 mod shard;
 mod snapshot;

@@ -33,6 +33,16 @@ pub(crate) fn start() {
     if let Some(mistake) = mistake {
         tracing::warn!("{mistake}");
     }
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!("{}", mistake_of_ours(panic.payload_as_str(), &place));
+    }));
+}
+
+/// What is said of a panic, in one line: its message may hold anything that came over the network.
+fn mistake_of_ours(message: Option<&str>, place: &str) -> String {
+    let message = message.unwrap_or("no message").escape_debug();
+    format!("panic at {place}: {message}; this is a mistake in gradual, please report it")
 }
 
 /// Standard error, as far as it takes anything, without control characters but line breaks and tabs: text from a file or the network must not steer
@@ -80,6 +90,13 @@ fn cleaned(bytes: &[u8], color: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_one_line_whatever_its_message_holds() {
+        let line = mistake_of_ours(Some("no \"a\r\n\x1b[2J\u{9b}\""), "src/x.rs:1:2");
+        assert!(line.starts_with(r#"panic at src/x.rs:1:2: no \"a\r\n\u{1b}[2J\u{9b}\"; "#), "{line}");
+        assert!(!line.contains(char::is_control));
+    }
 
     #[test]
     fn control_characters_do_not_reach_the_terminal() {

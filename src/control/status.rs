@@ -12,7 +12,7 @@ use crate::control::clock::rfc3339;
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Ejections, Gauges, Registry, UpgradeResult};
+use crate::metrics::{Ejections, Gauges, Registry, UnderWay, UpgradeResult};
 use crate::model::share::Share;
 use crate::proxy::{EndpointHealth, HealthMeter, LastCheck, LoadMeter, UpstreamHealth, VersionHealth};
 
@@ -227,6 +227,8 @@ impl Status {
         let mut gauges =
             Gauges { generation: running.generation, log_dropped: self.log.dropped(), ..Gauges::default() };
         let Some(config) = running.config.as_deref() else { return gauges };
+        let retired = self.retired(config).map(|one| (one.worker, one.version, one.requests + one.tunnels));
+        gauges.retired = retired.collect();
         for worker in &config.workers {
             let name = &worker.policy.name;
             let share =
@@ -251,6 +253,15 @@ impl Status {
         gauges
     }
 
+    /// What is under way on versions that have left their worker's deployment.
+    fn retired(&self, config: &Config) -> impl Iterator<Item = UnderWay> {
+        let is_deployed = |one: &UnderWay| {
+            let worker = config.workers.iter().find(|worker| worker.policy.name == one.worker);
+            worker.is_some_and(|worker| worker.policy.deployment.versions.contains(&one.version))
+        };
+        self.registry.under_way().into_iter().filter(move |one| !is_deployed(one))
+    }
+
     /// The status as `GET /api/v1/status` shows it.
     pub fn to_json(&self) -> Value {
         let load = self.load.read();
@@ -258,6 +269,14 @@ impl Status {
         let running = self.running();
         let workers = running.config.iter().flat_map(|config| &config.workers);
         let workers = workers.map(|shown| worker(shown, &health));
+        let retired = running.config.iter().flat_map(|config| self.retired(config)).map(|one| {
+            json!({
+                "worker": one.worker.as_str(),
+                "version_id": one.version.as_str(),
+                "requests": one.requests,
+                "tunnels": one.tunnels,
+            })
+        });
         let restart = running.config.as_ref().is_some_and(|config| threads(config).get() != self.threads);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -279,6 +298,7 @@ impl Status {
                 "last": running.last_upgrade.as_ref().map(LastUpgrade::to_json),
             },
             "last_reload": running.last_reload.as_ref().map(LastReload::to_json),
+            "retired": retired.collect::<Vec<_>>(),
             "workers": workers.collect::<Vec<_>>(),
         })
     }

@@ -15,6 +15,9 @@ pub struct VersionSeries {
     pub(super) buckets: [Counter; BOUNDS.len() + 1],
     /// All durations, in microseconds.
     pub(super) micros: Counter,
+    /// Requests and tunnels under way, and how many of them are tunnels.
+    pub(super) under_way: Counter,
+    pub(super) tunnels: Counter,
     /// Asset misses: not rescued, rescued.
     pub(super) misses: [Counter; 2],
     /// Requests that were sent a second time, or should have been, by [`Retry`].
@@ -86,6 +89,28 @@ impl VersionSeries {
         self.micros.add(micros);
     }
 
+    /// Notes that a request goes to the version, until [`Self::ended`].
+    pub fn began(&self) {
+        self.under_way.add(1);
+    }
+
+    /// Notes that a request under way has become a tunnel.
+    pub fn tunnel_opened(&self) {
+        self.tunnels.add(1);
+    }
+
+    /// Notes that what [`Self::began`] has ended.
+    pub fn ended(&self, is_tunnel: bool) {
+        self.under_way.subtract(1);
+        self.tunnels.subtract(u64::from(is_tunnel));
+    }
+
+    /// How many requests that are no tunnels, and how many tunnels, are under way.
+    pub fn under_way(&self) -> (u64, u64) {
+        let tunnels = self.tunnels.get();
+        (self.under_way.get().saturating_sub(tunnels), tunnels)
+    }
+
     /// Counts a script, style, image or font that was answered 404 or 410.
     pub fn asset_miss(&self, rescued: bool) {
         self.misses[usize::from(rescued)].add(1);
@@ -120,6 +145,10 @@ impl Counter {
     /// Not `fetch_add`: with one writer a locked instruction would buy nothing.
     fn add(&self, more: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    fn subtract(&self, less: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_sub(less), Ordering::Relaxed);
     }
 
     /// The value at some moment between two additions.

@@ -23,8 +23,10 @@ pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gaug
     page.process(process.reloads, gauges);
     page.upgrades(process.upgrades);
     page.limits(process.limited);
+    page.panics(process.panics);
     page.shares(gauges);
     page.versions(gauges);
+    page.retired(gauges);
     page.upstreams(gauges);
     page.checks(process.checks);
     page.ejections(gauges);
@@ -195,6 +197,16 @@ impl Page {
         }
     }
 
+    fn panics(&mut self, panics: u64) {
+        const NAME: &str = "gradual_panics_total";
+        self.family(
+            NAME,
+            "counter",
+            "Requests lost to a panic: a mistake of the proxy itself, to be reported.",
+        );
+        self.sample(NAME, &[], panics);
+    }
+
     fn shares(&mut self, gauges: &Gauges) {
         const NAME: &str = "gradual_deployment_percentage";
         self.family(NAME, "gauge", "Each version's share in its worker's active deployment, in per cent.");
@@ -241,6 +253,15 @@ impl Page {
         );
         for (name, one) in &all {
             self.counted(TOTAL, &of(name), one.total);
+        }
+    }
+
+    fn retired(&mut self, gauges: &Gauges) {
+        const NAME: &str = "gradual_retired_streams";
+        let help = "Requests and tunnels under way on a version that has left its worker's deployment.";
+        self.family(NAME, "gauge", help);
+        for (worker, version, count) in &gauges.retired {
+            self.sample(NAME, &[("worker", worker.as_str()), ("version", version.as_str())], count);
         }
     }
 

@@ -64,6 +64,11 @@ impl Exchange {
             }
             self.dress(&lease)?;
             let request = self.request.take().ok_or(Kind::Closed)?;
+            #[cfg(test)]
+            super::panics::provoke(
+                request.headers().get("x-test-panic").map_or(b"", http::HeaderValue::as_bytes),
+                "exchange",
+            );
             let copy = lease.copy(&request);
             let sending = pin!(lease.send(request));
             let wait =

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -23,12 +23,13 @@ use super::watch::Piece;
 pub(super) struct RequestBody {
     /// `None`: there is no body. Boxed so that upstream connections need not know where bodies come from.
     inner: Option<(AnyBody, Rc<Progress>)>,
+    /// Whether what is left is taken where nobody wants it: over HTTP/1.1.
+    drained: bool,
 }
 
 type AnyBody = Pin<Box<dyn Body<Data = Bytes, Error = Source>>>;
 
 /// How far a request's body has come; shared with whoever waits for the response.
-#[derive(Debug)]
 pub(super) struct Progress {
     /// When the last piece passed.
     pub(super) last: Cell<Instant>,
@@ -49,6 +50,12 @@ pub(super) struct Progress {
     /// Bytes that had passed when the client's rate was last measured, and how long it had been waited for; `None` where
     /// the length is unknown, and so the rate is free.
     measured: Cell<Option<(u64, Duration)>>,
+    /// Whether all of it has passed.
+    ended: Cell<bool>,
+    /// Whether nobody wants the rest: the answer is complete.
+    unwanted: Cell<bool>,
+    /// Wakes who waits for the next piece.
+    waker: Cell<Option<Waker>>,
 }
 
 impl Progress {
@@ -64,6 +71,20 @@ impl Progress {
             waited: Cell::new(Duration::ZERO),
             waits_since: Cell::new(now),
             measured: Cell::new(length_is_known.then_some((0, Duration::ZERO))),
+            ended: Cell::new(false),
+            unwanted: Cell::new(false),
+            waker: Cell::new(None),
+        }
+    }
+
+    /// Stops a body that is still under way when its answer has ended. What an upstream that has answered would still read
+    /// of it decides nothing any more, and the client is not to be kept at it.
+    fn stop(&self) {
+        if !self.ended.get() {
+            self.unwanted.set(true);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
         }
     }
 
@@ -113,17 +134,37 @@ pub(super) struct TooSlow;
 
 impl RequestBody {
     /// No body.
-    pub(super) const EMPTY: Self = Self { inner: None };
+    pub(super) const EMPTY: Self = Self { inner: None, drained: false };
 
-    /// A body that reports its progress.
-    pub(super) fn new<B>(body: B, progress: &Rc<Progress>) -> Self
+    /// A body that reports its progress. `drained`: what nobody wants of it is taken all the same, for a while.
+    pub(super) fn new<B>(body: B, progress: &Rc<Progress>, drained: bool) -> Self
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<Source>,
     {
-        Self { inner: Some((Box::pin(body.map_err(Into::into)), Rc::clone(progress))) }
+        Self { inner: Some((Box::pin(body.map_err(Into::into)), Rc::clone(progress))), drained }
     }
 }
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let Some((body, progress)) = self.inner.take() else { return };
+        if self.drained && !progress.ended.get() && !progress.failed.get() {
+            tokio::task::spawn_local(drain(body));
+        }
+    }
+}
+
+/// Takes what a client still sends of a body that nobody wants, for a while. To close on it would reset the connection, and
+/// a reset may overtake the answer.
+async fn drain(mut body: AnyBody) {
+    let all = async { while let Ok(Some(Ok(_))) = tokio::time::timeout(SILENCE, body.frame()).await {} };
+    let _ = tokio::time::timeout(DRAIN, all).await;
+}
+
+/// How long what nobody wants is taken; less where the client sends nothing for [`SILENCE`].
+const DRAIN: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_millis(500);
 
 impl Body for RequestBody {
     type Data = Bytes;
@@ -134,12 +175,21 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         let Some((inner, progress)) = &mut self.inner else { return Poll::Ready(None) };
+        if progress.unwanted.get() {
+            return Poll::Ready(Some(Err("the answer was complete before the request".into())));
+        }
         let polled = inner.as_mut().poll_frame(cx);
         progress.turn(polled.is_pending());
+        if polled.is_pending() {
+            progress.waker.set(Some(cx.waker().clone()));
+        }
         let frame = ready!(polled);
         progress.last.set(Instant::now());
+        progress.ended.set(frame.is_none() || inner.is_end_stream());
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
+                #[cfg(test)]
+                super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "upload");
                 progress.bytes.set(progress.bytes.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
                 if progress.bytes.get() > progress.most {
                     progress.is_too_large.set(true);
@@ -248,6 +298,9 @@ impl ResponseBody {
         }
         if let Some(meter) = &mut self.meter {
             meter.whole();
+            if let Some(progress) = &meter.progress {
+                progress.stop();
+            }
         }
     }
 }
@@ -288,6 +341,8 @@ impl Body for ResponseBody {
         this.turn(matches!(frame, Some(Ok(_))));
         match &frame {
             Some(Ok(frame)) => {
+                #[cfg(test)]
+                super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "body");
                 if let (Some(meter), Some(data)) = (&mut this.meter, frame.data_ref()) {
                     meter.response_bytes += data.len() as u64;
                 }

@@ -21,12 +21,13 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
 use super::cork::Corked;
+use super::executor::StreamExecutor;
 use super::failure::Kind;
 use super::frames::{Ledger, Observer};
 use super::handler::{self, Client};
 use super::proxy_protocol::{self, Named, Parsed};
 use super::record;
-use super::shard::{LocalExecutor, Shard, Watched};
+use super::shard::{Shard, Watched};
 use super::snapshot::Blueprint;
 use super::stream::{Peeked, Pulsed, Socket, Stream};
 use super::turned_away;
@@ -208,8 +209,9 @@ async fn greet(
     // and cork hold make up the rest.
     let watch = Rc::new(Watch::new(Instant::now(), limits.send_buffer / 5, limits.send_buffer / 2));
     let watched = shard.watch(&watch);
-    let timer = Cell::new(None);
-    let client = Rc::new(Client { shard, listener: slot, address, named, address_text, tls, timer, watch });
+    let (timer, begun) = (Cell::new(None), Cell::new(None));
+    let client =
+        Rc::new(Client { shard, listener: slot, address, named, address_text, tls, timer, watch, begun });
     Ok(Greeted { client, _watched: watched, stream, http2 })
 }
 
@@ -350,7 +352,7 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let ledger = Rc::new(Ledger::new(listener.limits().http2_control_frames, Instant::now()));
     client.watch.frames(&ledger);
     let corked = Corked::new(stream, Some(Observer::new(&ledger, PREFACE.len())));
-    let builder = http2_settings(listener.limits());
+    let builder = http2_settings(&client, listener.limits());
     drop(listener);
     let connection = builder.serve_connection(TokioIo::new(corked.clone()), service);
     let ended = {
@@ -479,9 +481,9 @@ fn lingers_too_long(
     false
 }
 
-fn http2_settings(limits: &Limits) -> http2::Builder<LocalExecutor> {
+fn http2_settings(client: &Rc<Client>, limits: &Limits) -> http2::Builder<StreamExecutor> {
     let header_list = u32::try_from(limits.header_bytes).unwrap_or(u32::MAX);
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(client)));
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)

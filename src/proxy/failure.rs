@@ -41,6 +41,9 @@ pub(super) enum Kind {
     Connect,
     /// It came through this proxy too often.
     Loop,
+    // The proxy's own.
+    /// It was lost to a panic.
+    Internal,
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
@@ -103,6 +106,7 @@ impl Kind {
             Self::NoWorker => StatusCode::NOT_FOUND,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NoUpstream
             | Self::NoHealthyUpstream
             | Self::ConnectFailed
@@ -127,6 +131,7 @@ impl Kind {
             Self::NoWorker => "no-worker",
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
+            Self::Internal => "internal",
             Self::NoUpstream => "no-upstream",
             Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
@@ -154,6 +159,7 @@ impl Kind {
             Self::NoWorker => "no worker has a route for this host and path",
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
+            Self::Internal => "the proxy failed at this request by a mistake of its own",
             Self::NoUpstream => "the version has no upstream with a known address",
             Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
@@ -175,7 +181,7 @@ impl Kind {
 
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
-        !self.closes() && !matches!(self, Self::NoWorker | Self::Loop)
+        !self.closes() && !matches!(self, Self::NoWorker | Self::Loop | Self::Internal)
     }
 
     /// Whether an HTTP/1.1 connection cannot go on: what follows a request that was not understood, or not read to its

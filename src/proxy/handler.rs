@@ -22,6 +22,7 @@ use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
 use super::overrides;
+use super::panics;
 use super::record::{self, Line, Meter};
 use super::shard::Shard;
 use super::snapshot::{VersionState, WorkerState};
@@ -50,6 +51,8 @@ pub(super) struct Client {
     pub(super) timer: Cell<Option<Pin<Box<Sleep>>>>,
     /// What the shard watches the connection by.
     pub(super) watch: Rc<Watch>,
+    /// Over HTTP/2, the place of the request that was begun last, until its stream runs.
+    pub(super) begun: Cell<Option<usize>>,
 }
 
 /// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
@@ -62,13 +65,19 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Source>,
 {
-    let begun = Exchange::begin(client, request);
+    let begun = panics::caught(|| Exchange::begin(client, request));
     async {
         Ok(match begun {
-            Ok(exchange) => exchange.run().await,
-            Err(response) => *response,
+            Some(Ok(exchange)) => panics::catching(exchange.run()).await.unwrap_or_else(panicked),
+            Some(Err(response)) => *response,
+            None => panicked(),
         })
     }
+}
+
+/// The answer to a request that was lost to a panic; it was recorded when it was dropped.
+fn panicked() -> Response<ResponseBody> {
+    failed_as(Kind::Internal).map(|body| ResponseBody::own(body, None))
 }
 
 /// A request that has a version, on its way there and back.
@@ -113,7 +122,7 @@ impl Exchange {
             let most = meter.limits().request_body_bytes.unwrap_or(u64::MAX);
             let progress = Rc::new(Progress::new(meter.started, most, declared.is_some()));
             meter.progress = Some(Rc::clone(&progress));
-            RequestBody::new(body, &progress)
+            RequestBody::new(body, &progress, may_drain(&parts))
         };
         let request = Some(Request::from_parts(parts, body));
         Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default() }))
@@ -194,6 +203,12 @@ impl Exchange {
     }
 }
 
+/// Whether what is left of a request's body may be taken where nobody wants it. Whoever waits for leave to send it (RFC 9110
+/// section 10.1.1) must not get that by it, and may go on with something else instead.
+fn may_drain(parts: &Parts) -> bool {
+    parts.version != Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT)
+}
+
 /// Why a request gets no further.
 enum Refusal {
     /// The proxy answers it itself.
@@ -237,6 +252,8 @@ fn admit(
     let head = view(client, parts, host.as_ref());
     route(meter, &head)?;
     select(client, meter, &head, &seen, &deciding, trusted);
+    #[cfg(test)]
+    panics::provoke(parts.headers.get("x-test-panic").map_or(b"", HeaderValue::as_bytes), "admission");
     let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
     let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
     let upgrade = upgrade(parts, seen.upgrade && declared == Some(0))?;
@@ -365,8 +382,9 @@ fn select<L: Lines + ?Sized>(
         Override::Version(_) => worker.series.overridden(None),
         Override::Ignored(problem) => worker.series.overridden(Some(problem)),
     }
-    let version = Some((selection.decision.member.index(), selection.decision.reason));
-    (meter.overridden, meter.version) = (selection.overridden, version);
+    let (overridden, decision) = (selection.overridden, selection.decision);
+    meter.overridden = overridden;
+    meter.chose(decision.member.index(), decision.reason);
 }
 
 /// The value of a field: its one line as it is, several joined.
@@ -481,12 +499,8 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
     if kind.is_upstream() {
         meter.warn(failure);
     }
-    let mut response = Response::new(Bytes::from(kind.body()));
-    *response.status_mut() = kind.status();
+    let mut response = failed_as(kind);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(head::GRADUAL_ERROR, HeaderValue::from_static(kind.as_str()));
     if matches!(kind, Kind::Connect) {
         headers
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
@@ -499,4 +513,14 @@ pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBo
     }
     expose(headers, &meter);
     local(response, meter)
+}
+
+fn failed_as(kind: Kind) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(kind.body()));
+    *response.status_mut() = kind.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(head::GRADUAL_ERROR, HeaderValue::from_static(kind.as_str()));
+    response
 }

@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
 use super::failure::{Failure, Kind};
+use super::panics::EndsWithTask;
 use super::standing::Standing;
 use super::stream::Stream;
 use super::tap::{Tap, Tapped, Unanswered};
@@ -274,8 +275,9 @@ pub(super) async fn until_the_end<C>(codec: Codec<C>) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>> + Unpin,
 {
+    let codec = EndsWithTask(codec);
     poll_fn(|context| {
-        let mut driven = codec.borrow_mut();
+        let mut driven = codec.0.borrow_mut();
         let ended = match driven.as_mut() {
             Some(connection) => ready!(Pin::new(connection).poll(context)),
             None => Ok(()),

@@ -10,6 +10,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, header};
 use super::body::Progress;
 use super::failure::{Failure, Kind};
 use super::handler::Client;
+use super::retire::Tenure;
 use super::snapshot::{Snapshot, VersionState, WorkerState};
 use crate::config::{Limits, Timeouts};
 use crate::export::access::{Outcome, Record, VersionRef};
@@ -37,6 +38,9 @@ pub(super) struct Meter {
     pub(super) is_asset: bool,
     pub(super) response_bytes: u64,
     outcome: Outcome,
+    /// Its place among the streams of HTTP/2 clients.
+    stream: Option<usize>,
+    is_tunnel: bool,
     /// What only the access log needs; `None` where there is none.
     pub(super) line: Option<Box<Line>>,
 }
@@ -122,8 +126,34 @@ impl Meter {
             is_asset: false,
             response_bytes: 0,
             outcome: Outcome::Canceled,
+            stream: None,
+            is_tunnel: false,
             line: None,
         }
+    }
+
+    /// Notes which version serves the request, so that both can be found when the version leaves the deployment.
+    pub(super) fn chose(&mut self, member: usize, reason: Reason) {
+        self.version = Some((member, reason));
+        let Some(version) = self.version() else { return };
+        version.series.began();
+        let tenure = version.tenure.id();
+        if self.http2 {
+            self.stream = Some(self.client.shard.tenures().enter(&self.client, tenure));
+        } else {
+            self.client.watch.served_in(tenure);
+        }
+    }
+
+    /// Notes that the request has become a tunnel, which ends by itself when the tenure is over.
+    pub(super) fn tunnels(&mut self) -> Option<Rc<Tenure>> {
+        if let Some(place) = self.stream.take() {
+            self.client.shard.tenures().leave(place);
+        }
+        self.is_tunnel = true;
+        let version = self.version()?;
+        version.series.tunnel_opened();
+        Some(Rc::clone(&version.tenure))
     }
 
     /// Notes the status that the client is sent, and whether a page's script, style, image or font is missing.
@@ -179,6 +209,16 @@ impl Meter {
         self.outcome = Outcome::Exception;
     }
 
+    /// The request is lost to a panic. What was answered already stays what was answered.
+    fn panicked(&mut self) {
+        self.error = Some(Kind::Internal);
+        self.outcome = Outcome::Exception;
+        if self.status == CLIENT_LEFT {
+            self.status = Kind::Internal.status().as_u16();
+        }
+        self.client.shard.services().registry.panicked();
+    }
+
     fn worker(&self) -> Option<&WorkerState> {
         self.worker.and_then(|index| self.snapshot.workers.get(index))
     }
@@ -230,12 +270,21 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.panicked();
+        }
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.started);
+        if let Some(place) = self.stream {
+            self.client.shard.tenures().leave(place);
+        }
         self.client.watch.request_ended(now);
         let reason = self.version.map(|(_, reason)| reason);
         let series = match (self.version(), self.worker()) {
-            (Some(version), _) => &version.series,
+            (Some(version), _) => {
+                version.series.ended(self.is_tunnel);
+                &version.series
+            }
             (None, Some(worker)) => &worker.unversioned,
             (None, None) => &self.snapshot.unrouted,
         };

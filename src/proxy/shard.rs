@@ -16,6 +16,7 @@ use super::Services;
 use super::accept::Accepting;
 use super::budget::{Budget, Budgets};
 use super::census::Census;
+use super::retire::{self, Tenures};
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
 use super::standing::Standings;
@@ -25,18 +26,6 @@ use crate::config::Limits;
 use crate::export::access::Sink;
 use crate::metrics::Limit;
 use crate::model::name::WorkerName;
-
-/// Runs futures on the shard's own thread.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}
 
 /// What the control thread tells a shard.
 pub(super) enum Command {
@@ -83,6 +72,7 @@ pub(super) struct Shard {
     warned_of_connections: Cell<Option<Instant>>,
     /// Connections that are looked through for those on which nothing happens.
     watched: RefCell<Slab<Rc<Watch>>>,
+    tenures: Tenures,
 }
 
 /// A connection's place among those that are watched.
@@ -182,6 +172,7 @@ impl Shard {
             warned: Cell::new(None),
             warned_of_connections: Cell::new(None),
             watched: RefCell::default(),
+            tenures: Tenures::default(),
         });
         tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
         tokio::task::spawn_local(watch_clients(Rc::downgrade(&shard)));
@@ -191,7 +182,9 @@ impl Shard {
     /// Swaps to a blueprint. Requests that are under way keep the snapshot that they began with.
     async fn commit(self: &Rc<Self>, blueprint: &Arc<Blueprint>, sockets: Vec<Accept>) {
         let snapshot = Rc::new(Snapshot::build(blueprint, self));
-        *self.snapshot.borrow_mut() = snapshot;
+        // What goes with the old one, connections among it, goes when nothing is borrowed.
+        drop(self.snapshot.replace(snapshot));
+        retire::committed(self, blueprint.config.limits.retired_grace);
         let mut before = std::mem::take(&mut *self.accepting.borrow_mut());
         let mut now = HashMap::new();
         for Accept { id, index, sockets } in sockets {
@@ -207,6 +200,14 @@ impl Shard {
             accepting.end().await;
         }
         self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.strong_count() > 0);
+    }
+
+    pub(super) fn tenures(&self) -> &Tenures {
+        &self.tenures
+    }
+
+    pub(super) fn for_each_watch(&self, look: impl Fn(&Watch)) {
+        self.watched.borrow().iter().for_each(|(_, watch)| look(watch));
     }
 
     pub(super) fn index(&self) -> usize {

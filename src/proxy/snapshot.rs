@@ -11,6 +11,7 @@ use rustls::ServerConfig;
 use super::Services;
 use super::budget::Budget;
 use super::resolve::Addresses;
+use super::retire::Tenure;
 use super::shard::Shard;
 use super::source::{Source, Spot};
 use super::tls::UpstreamConnector;
@@ -73,6 +74,7 @@ pub(super) struct VersionState {
     exposed: Vec<HeaderValue>,
     pub(super) backends: Backends,
     pub(super) series: Arc<VersionSeries>,
+    pub(super) tenure: Rc<Tenure>,
 }
 
 /// The version metadata that upstreams are told.
@@ -172,6 +174,8 @@ impl VersionState {
     fn build(worker: &Worker, version: &Version, backends: Backends, shard: &Rc<Shard>) -> Self {
         let metadata = &version.metadata;
         let exposed = |reason: &Reason| exposed(&worker.policy.name, metadata, *reason, None);
+        let name = &worker.policy.name;
+        let series = shard.services().registry.version(shard.index(), name, &metadata.id);
         Self {
             headers: MetadataHeaders {
                 id: text(metadata.id.as_str()),
@@ -184,7 +188,8 @@ impl VersionState {
                 Vec::new()
             },
             backends,
-            series: shard.services().registry.version(shard.index(), &worker.policy.name, &metadata.id),
+            tenure: shard.tenures().of(name, &metadata.id, &series),
+            series,
             metadata: metadata.clone(),
         }
     }

@@ -36,6 +36,18 @@ pub(super) struct Peeked {
     /// What is given back with the end of the connection, where it counts.
     _slot: Option<Slot>,
     place: Option<Place>,
+    writing: Writing,
+}
+
+/// What becomes of writing when the other side takes nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writing {
+    /// It fails.
+    Strict,
+    /// What is written goes nowhere, and reading goes on: an upstream that refuses an upload and closes has said why.
+    Patient,
+    /// So it has become: after what there is to be read, the stream does not end but breaks.
+    Broken,
 }
 
 /// A stream that HTTP is spoken on.
@@ -53,14 +65,33 @@ impl Peeked {
         Self { _descriptor: Some(descriptor), ..Self::uncounted(socket) }
     }
 
-    /// A connection to an upstream, which counts until its end.
+    /// A connection to an upstream, which counts until its end, and whose answer counts even where it takes no more of
+    /// the request.
     pub(super) fn to_upstream(socket: Socket, descriptor: Descriptor, slot: Slot) -> Self {
-        Self { _slot: Some(slot), ..Self::new(socket, descriptor) }
+        Self { _slot: Some(slot), writing: Writing::Patient, ..Self::new(socket, descriptor) }
     }
 
     /// A connection of the few that are not counted: of a health check.
     pub(super) fn uncounted(socket: Socket) -> Self {
-        Self { socket: socket.take(PIECE), prefix: Bytes::new(), _descriptor: None, _slot: None, place: None }
+        Self {
+            socket: socket.take(PIECE),
+            prefix: Bytes::new(),
+            _descriptor: None,
+            _slot: None,
+            place: None,
+            writing: Writing::Strict,
+        }
+    }
+
+    /// What a write of so many bytes has come to.
+    fn written(&mut self, polled: Poll<io::Result<usize>>, length: usize) -> Poll<io::Result<usize>> {
+        match polled {
+            Poll::Ready(Err(error)) if self.writing != Writing::Strict && is_gone(&error) => {
+                self.writing = Writing::Broken;
+                Poll::Ready(Ok(length))
+            }
+            polled => polled,
+        }
     }
 
     /// Counts the connection as one of its address, too.
@@ -225,7 +256,14 @@ impl AsyncRead for Peeked {
         let this = self.get_mut();
         if this.prefix.is_empty() {
             this.socket.set_limit(PIECE);
-            return Pin::new(&mut this.socket).poll_read(cx, buf);
+            if this.writing != Writing::Broken {
+                return Pin::new(&mut this.socket).poll_read(cx, buf);
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
+            // The reset has been told to who wrote; now it would look like an end.
+            let is_end = buf.filled().len() == before && buf.remaining() > 0;
+            return Poll::Ready(if is_end { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) });
         }
         let count = this.prefix.len().min(buf.remaining());
         buf.put_slice(&this.prefix[..count]);
@@ -237,9 +275,16 @@ impl AsyncRead for Peeked {
     }
 }
 
+/// Whether an error of writing says that the other side has closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
 impl AsyncWrite for Peeked {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.get_mut().socket.get_mut()).poll_write(cx, buf)
+        let this = self.get_mut();
+        let polled = Pin::new(this.socket.get_mut()).poll_write(cx, buf);
+        this.written(polled, buf.len())
     }
 
     fn poll_write_vectored(
@@ -247,7 +292,9 @@ impl AsyncWrite for Peeked {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.get_mut().socket.get_mut()).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let polled = Pin::new(this.socket.get_mut()).poll_write_vectored(cx, slices);
+        this.written(polled, slices.iter().map(|slice| slice.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -348,5 +395,39 @@ impl AsyncWrite for Pulsed {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// A socket whose other side has answered and then closed, with something unread.
+    async fn refused() -> Socket {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut far, _) = listener.accept().await.unwrap();
+        near.write_all(b"request").await.unwrap();
+        far.readable().await.unwrap();
+        far.write_all(b"answer").await.unwrap();
+        drop(far);
+        // The kernel has both the answer and the reset by now, as it all happens within it.
+        Socket::Tcp(near)
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_closes_on_a_request_has_its_answer_read_and_then_breaks() {
+        let mut stream = Peeked { writing: Writing::Patient, ..Peeked::uncounted(refused().await) };
+        for _ in 0..3 {
+            assert_eq!(stream.write(b"more").await.unwrap(), 4);
+        }
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"answer");
+        // Never an end in order: a body that ends with its connection would pass for whole.
+        assert_eq!(stream.read(&mut answer).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(Peeked::uncounted(refused().await).write(b"more").await.is_err());
     }
 }

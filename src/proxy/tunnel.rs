@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -22,10 +22,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::{RequestBody, ResponseBody};
 use super::failure::Kind;
+use super::goodbye::Side;
 use super::handler;
 use super::head;
 use super::record::Meter;
 use super::upstream::Lease;
+
+/// How long a WebSocket that the proxy ends may take to the end of the frame that is under way, and then to answer.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
@@ -161,7 +165,10 @@ fn open(
         Client::Http2 => StatusCode::OK,
     };
     meter.answered(status);
-    tokio::task::spawn_local(carry(upgrade.on_upgrade, upstream, lease, meter));
+    let is_websocket = upgrade.client == Client::Http2
+        || lease.is_http2()
+        || head.headers.get(header::UPGRADE).is_some_and(|name| same_protocol(name.as_bytes(), b"websocket"));
+    tokio::task::spawn_local(carry(upgrade.on_upgrade, upstream, lease, meter, is_websocket));
     let mut answer = Response::new(ResponseBody::own(Bytes::new(), None));
     *answer.status_mut() = status;
     *answer.headers_mut() = head.headers;
@@ -190,7 +197,8 @@ fn dress_response(
 
 /// Carries bytes both ways until both sides have ended, one fails, or nothing has moved for as long as a client may be idle,
 /// or the worker's upstreams.
-async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: Meter) {
+async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: Meter, is_websocket: bool) {
+    let tenure = meter.tunnels();
     let (client, upstream) = match tokio::try_join!(client, upstream) {
         Ok(ends) => ends,
         Err(error) => {
@@ -199,19 +207,63 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: 
         }
     };
     let moved = Rc::new(Moved { last: Cell::new(Instant::now()), sent: Cell::new(0) });
-    let mut client = Watched { inner: TokioIo::new(client), moved: Rc::clone(&moved) };
-    let mut upstream = TokioIo::new(upstream);
+    let client = Watched { inner: TokioIo::new(client), moved: Rc::clone(&moved) };
+    let relayed = relay(client, TokioIo::new(upstream), is_websocket, async {
+        match tenure {
+            Some(tenure) => tenure.over().await,
+            None => std::future::pending().await,
+        }
+    });
     let idle = meter.idle_limit().min(meter.limits().body_idle_timeout);
     let copied = tokio::select! {
-        copied = tokio::io::copy_bidirectional(&mut client, &mut upstream) => copied,
+        copied = relayed => copied,
         () = stands_still(&moved, idle) => Err(io::ErrorKind::TimedOut.into()),
     };
     meter.response_bytes = moved.sent.get();
     match copied {
-        Ok(_) => meter.whole(),
+        Ok(()) => meter.whole(),
         Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel was cut"),
     }
     drop(lease);
+}
+
+/// Carries bytes both ways until both sides have ended, or one fails. When the version's time is `over`, a WebSocket is
+/// closed, and any other tunnel cut.
+async fn relay<C, U>(
+    client: C,
+    upstream: U,
+    is_websocket: bool,
+    over: impl Future<Output = ()>,
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let goodbye = Rc::new(Cell::new(false));
+    let (mut client, mut upstream) =
+        (Side::new(client, &goodbye, true), Side::new(upstream, &goodbye, false));
+    {
+        let mut copied = pin!(tokio::io::copy_bidirectional(&mut client, &mut upstream));
+        tokio::select! {
+            copied = &mut copied => return copied.map(drop),
+            () = over => {}
+        }
+        if is_websocket {
+            goodbye.set(true);
+            let _ = tokio::time::timeout(GOODBYE, copied).await;
+        }
+    }
+    if is_websocket {
+        // Each side still says goodbye, too. A socket that is closed with something unread in it takes back what was
+        // written last: the close frame.
+        let (mut client, mut upstream) = (client.into_inner(), upstream.into_inner());
+        let (mut here, mut there) = (tokio::io::sink(), tokio::io::sink());
+        let read = async {
+            tokio::join!(tokio::io::copy(&mut client, &mut here), tokio::io::copy(&mut upstream, &mut there))
+        };
+        let _ = tokio::time::timeout(GOODBYE, read).await;
+    }
+    Err(io::Error::other("the version has left the deployment, and its time is over"))
 }
 
 async fn stands_still(moved: &Moved, limit: Duration) {

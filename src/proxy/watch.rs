@@ -47,6 +47,8 @@ pub(super) struct Watch {
     requests: Cell<u32>,
     /// Whether there was any request yet.
     asked: Cell<bool>,
+    /// Over HTTP/1.1, the tenure of the version that serves the request, or served the last one.
+    tenure: Cell<u32>,
     /// When the connection began to wait for the next request's head.
     waits_since: Cell<Instant>,
     /// Bytes that came (HTTP/1.1 only), and how many of them had come when the last request ended.
@@ -94,6 +96,7 @@ impl Watch {
         Self {
             requests: Cell::new(0),
             asked: Cell::new(false),
+            tenure: Cell::new(0),
             waits_since: Cell::new(now),
             pulse: Arc::default(),
             pulse_before: Cell::new(0),
@@ -215,6 +218,19 @@ impl Watch {
         self.requests.get() > 0
     }
 
+    /// How many requests are under way.
+    pub(super) fn requests(&self) -> u32 {
+        self.requests.get()
+    }
+
+    pub(super) fn tenure(&self) -> u32 {
+        self.tenure.get()
+    }
+
+    pub(super) fn served_in(&self, tenure: u32) {
+        self.tenure.set(tenure);
+    }
+
     /// Whether no request is under way, and none has ended for so long.
     pub(super) fn waits_for(&self, long: Duration) -> bool {
         self.requests.get() == 0 && self.waits_since.get().elapsed() >= long
@@ -240,15 +256,22 @@ impl Watch {
             ledger.pass_time(now);
         }
         let (patience, limit) = self.judge(now, limits);
-        if self.patience.replace(patience) >= patience {
+        if self.patience.get() >= patience {
+            self.patience.set(patience);
             return None;
         }
+        self.ends(patience);
+        limit
+    }
+
+    /// Has the connection end, now or as soon as it can.
+    pub(super) fn ends(&self, patience: Patience) {
+        self.patience.set(patience);
         let waker = self.waker.take();
         if let Some(waker) = &waker {
             waker.wake_by_ref();
         }
         self.waker.set(waker);
-        limit
     }
 
     fn judge(&self, now: Instant, limits: &Limits) -> (Patience, Option<Limit>) {

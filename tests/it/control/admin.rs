@@ -1,11 +1,12 @@
 //! What the admin address answers, and where it is.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 
 use gradual::config::Address;
 use gradual::control::Ended;
 
-use super::stage::{ANY_PORT, Stage, eventually, exchange, file};
+use super::stage::{ANY_PORT, Stage, eventually, exchange, file, worker};
 
 const READY: &str = "GET /readyz HTTP/1.1\r\nHost: localhost";
 
@@ -90,4 +91,29 @@ fn a_configured_admin_address_that_is_taken_is_an_error_and_changes_nothing() {
     assert!(report.render(false).contains("cannot be listened on"), "{}", report.render(false));
     assert_eq!(stage.handle.admin(), before);
     assert_eq!(stage.status()["generation"], 1);
+}
+
+#[test]
+fn the_status_and_the_metrics_say_who_still_holds_a_version_that_left() {
+    let upstream = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let text = worker(ANY_PORT, 100, &format!("http://{}", upstream.local_addr().unwrap()));
+    let stage = Stage::new(&text);
+    let mut client = std::os::unix::net::UnixStream::connect(stage.folder.path().join("front.sock")).unwrap();
+    let overrides = "Cloudflare-Workers-Version-Overrides: shop=\"dc8dcd28-271b-4367-9840-6c244f84cb40\"";
+    write!(client, "GET / HTTP/1.1\r\nHost: a\r\n{overrides}\r\n\r\n").unwrap();
+    let (mut held, _) = upstream.accept().unwrap();
+    let series = "gradual_retired_streams";
+    let metrics = || stage.ask("GET /metrics HTTP/1.1\r\nHost: localhost").body;
+    assert_eq!(stage.status()["retired"], serde_json::json!([]));
+    assert!(!metrics().contains(series));
+    let left = text.replace("{ version_id = \"dc8dcd28-271b-4367-9840-6c244f84cb40\", percentage = 0 },", "");
+    stage.write(&left);
+    stage.reload().unwrap();
+    let version = "dc8dcd28-271b-4367-9840-6c244f84cb40";
+    let held_by =
+        serde_json::json!([{ "worker": "shop", "version_id": version, "requests": 1, "tunnels": 0 }]);
+    assert_eq!(stage.status()["retired"], held_by);
+    assert!(metrics().contains(&format!("{series}{{worker=\"shop\",version=\"{version}\"}} 1\n")));
+    held.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    eventually("nobody holds it", || stage.status()["retired"] == serde_json::json!([]));
 }

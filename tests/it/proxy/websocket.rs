@@ -77,7 +77,7 @@ async fn proxy(scheme: &str, upstream: &Backend) -> Proxy {
     Proxy::start(&file(ANY, "", &upstream.upstream(scheme))).await
 }
 
-async fn by_http1(proxy: &Proxy) -> (WebSocketStream<TcpStream>, HeaderMap) {
+pub(super) async fn by_http1(proxy: &Proxy) -> (WebSocketStream<TcpStream>, HeaderMap) {
     let request = "ws://example.com/chat?room=1";
     let (socket, response) = client_async(request, proxy.connect().await).await.unwrap();
     assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
@@ -95,7 +95,7 @@ fn extended_connect(protocol: &'static str) -> Request<Content> {
     request
 }
 
-async fn by_http2(proxy: &Proxy) -> (WebSocketStream<TokioIo<Upgraded>>, HeaderMap) {
+pub(super) async fn by_http2(proxy: &Proxy) -> (WebSocketStream<TokioIo<Upgraded>>, HeaderMap) {
     let response = connect_by_http2(proxy).await;
     assert_eq!(response.status(), StatusCode::OK);
     let headers = response.headers().clone();
