@@ -8,10 +8,13 @@ from stage import ROOT, Skipped
 
 
 def run(stage, report, command, needs, patience=600):
-    """Run a program of this project with GRADUAL set. Its last line is the figure; exit code 0 means that its bars are held."""
+    """Run a program of this project with GRADUAL set. Its last line is the figure; exit code 0 means that its bars are held.
+
+    The command is a list of words, or what makes it, where something has to be built first.
+    """
     if not (ROOT / needs).exists():
         raise Skipped(f"there is no {needs}")
-    process = stage.start(command, "external", cwd=ROOT, env=os.environ | {"GRADUAL": stage.options.gradual})
+    process = stage.start(command() if callable(command) else command, "external", cwd=ROOT, env=os.environ | {"GRADUAL": stage.options.gradual})
     code = stage.end(process, None, patience)
     lines = [line for line in stage.said("external").splitlines() if line.strip()]
     report.add("gradual", "in its own words", lines[-1] if lines else f"exit code {code}", "its own, see there", code == 0)

@@ -46,6 +46,16 @@ def p99(requests):
     return f"{milliseconds(requests, 0.99):.1f} ms"
 
 
+# What `no_slower` asks for: the noise of this load is some milliseconds.
+NO_SLOWER = "+10 %, or 5 ms"
+
+
+def no_slower(control, fault):
+    """Whether the p99 with the fault is that without it, within the noise."""
+    before, after = (milliseconds(requests, 0.99) for requests in (control, fault))
+    return after <= max(before * 1.1, before + 5)
+
+
 def from_to(control, fault):
     """A figure of the control run and of the one with the fault."""
     return f"{control} → {fault}"

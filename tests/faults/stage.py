@@ -84,7 +84,7 @@ class Stage:
             if process.poll() is None:
                 process.terminate()
         for process in self.running:
-            self.end(process, None, 3)
+            self.end(process, None, 1)
         self.closing.close()
 
     def pick(self, short, full):

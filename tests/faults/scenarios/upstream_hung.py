@@ -44,6 +44,5 @@ def judge(stage, report, name, other, faults):
     for what, requests in (("hung", beside_hung), ("backlog full", beside_full)):
         report.add(name, f"{what}: the other version's failures", figures.outcomes(requests), "0",
                    not figures.failed(requests))
-        limit = figures.milliseconds(control, 0.99) * 1.1
         report.add(name, f"{what}: the other version's p99", figures.from_to(figures.p99(control), figures.p99(requests)),
-                   "+10 %", figures.milliseconds(requests, 0.99) <= limit, gate=False)
+                   figures.NO_SLOWER, figures.no_slower(control, requests), gate=False)
