@@ -11,10 +11,10 @@ def play(stage, report):
     flapping, steady = stage.backend("flapping", "v1"), stage.backend("steady", "v1")
     other = stage.backend("other", "v2")
     proxies = start_all(stage, Job({"v1": [flapping, steady], "v2": [other]}))
-    seconds, plan = stage.pick(8, 60), {"rate": 150, "post": 0.2}
+    seconds, plan = stage.pick(6, 60), {"rate": 150, "post": 0.2}
     control = stage.load(proxies, seconds=stage.pick(2, 10), **plan).wait()
     before = flapping.tell()
-    load = stage.load(proxies, seconds=seconds + 6, **plan)
+    load = stage.load(proxies, seconds=seconds + 5.5, **plan)
     for second in range(1, seconds, 2):
         load.wait_until(second)
         flapping.tell(mode="close")

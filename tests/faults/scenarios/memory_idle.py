@@ -3,8 +3,8 @@
 import socket
 import time
 
-from proxies import Job, Proxy
-from stage import Broken, kernel_memory, memory
+from proxies import Job, start_all
+from stage import Broken, memory
 
 TITLE = "Memory, idle clients"
 PROXIES = ("gradual", "nginx", "haproxy")
@@ -13,27 +13,29 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: site.test\r\nX-Size: 1024\r\nCloudflare-Work
 
 def play(stage, report):
     versions = {"v1": [stage.backend("first", "v1")], "v2": [stage.backend("second", "v2")]}
-    job = Job(versions, health=False)
+    proxies = start_all(stage, Job(versions, health=False))
     count = stage.pick(400, 2000)
-    # One after another: what the kernel holds is known for the whole machine only.
-    for name in stage.proxies:
-        proxy = Proxy(stage, name, job)
-        for client in crowd(proxy, 8):
-            client.close()
-        time.sleep(0.5)
-        empty, kernel = memory(proxy.process.pid), kernel_memory()
-        clients = crowd(proxy, count)
-        time.sleep(1.5)
-        grown, held = memory(proxy.process.pid) - empty, max(0, kernel_memory() - kernel)
-        for client in clients:
-            client.close()
-        report.add(name, "memory before", f"{empty / 1024:.1f} MiB")
+    for proxy in proxies:
+        leave(crowd(proxy, 8))
+    time.sleep(0.5)
+    empty = {proxy.name: memory(proxy.process.pid) for proxy in proxies}
+    clients = {proxy.name: crowd(proxy, count) for proxy in proxies}
+    time.sleep(1.5)
+    full = {proxy.name: memory(proxy.process.pid) for proxy in proxies}
+    for name in clients:
+        leave(clients[name])
+    time.sleep(stage.pick(1, 5))
+    for proxy in proxies:
+        name = proxy.name
+        grown, left = full[name] - empty[name], memory(proxy.process.pid) - empty[name]
+        report.add(name, "memory before", f"{empty[name] / 1024:.1f} MiB")
         report.add(name, f"each of {count:,}", f"{grown / count:.1f} KiB", "20 KiB", grown / count <= 20)
-        report.add(name, "each in the kernel's TCP buffers", f"{held / count:.1f} KiB")
-        time.sleep(stage.pick(1, 5))
-        left = memory(proxy.process.pid) - empty
         report.add(name, "still held after they left", f"{max(0, left) / 1024:.1f} MiB")
-        stage.end(proxy.process)
+
+
+def leave(clients):
+    for client in clients:
+        client.close()
 
 
 def crowd(proxy, count):

@@ -21,7 +21,7 @@ def play(stage, report):
         proxy.get()
         empty, kernel = memory(proxy.process.pid), kernel_memory()
         clients = [non_reader(proxy.port, number) for number in range(count)]
-        time.sleep(stage.pick(2, 4))
+        time.sleep(stage.pick(1, 4))
         grown, held = memory(proxy.process.pid) - empty, max(0, kernel_memory() - kernel)
         status = proxy.get()
         for client in clients:

@@ -20,7 +20,7 @@ def failing(stage, report, proxies, second):
     plan = {"rate": 150, "post": 0.2}
     control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
     second.tell(mode="refuse")
-    down = stage.load(proxies, seconds=stage.pick(3, 10), **plan).wait()
+    down = stage.load(proxies, seconds=stage.pick(2, 10), **plan).wait()
     for name in stage.proxies:
         before = figures.versions_of(control[name])
         its = [each for each in down[name] if before.get(each.key) == "v2"]
