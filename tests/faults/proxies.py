@@ -52,7 +52,7 @@ def seconds(value):
     return f"{round(value * 1000)}ms"
 
 
-def gradual(job, name, ports, folder):
+def gradual(job, name, ports, _folder):
     """gradual's file."""
     health = 'health = { path = "/up", interval = "500ms", timeout = "500ms", fall = 2, rise = 2 }\n' if job.health else ""
     versions = "".join(
@@ -123,7 +123,7 @@ http {{
 """
 
 
-def haproxy(job, name, ports, folder):
+def haproxy(job, name, ports, _folder):
     """HAProxy's configuration."""
     check = "check inter 500ms fastinter 500ms downinter 500ms fall 2 rise 2" if job.health else ""
     pools = "".join(

@@ -13,7 +13,7 @@ SHARES = (1, 10, 11, 50)
 def play(stage, report):
     versions = {"v1": [stage.backend("first", "v1")], "v2": [stage.backend("second", "v2")]}
     proxies = start_all(stage, Job(versions, sites={f"p{share}": share for share in SHARES}, health=False))
-    keys = [f"user-{number}" for number in range(stage.pick(1000, 20_000))]
+    keys = [f"user-{number}" for number in range(stage.pick(1000, 10_000))]
     reached = {}
     for share in SHARES:
         load = stage.load(proxies, workers=8, count=len(keys), keys=keys, host=f"p{share}.test", size=64)

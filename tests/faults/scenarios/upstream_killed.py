@@ -10,8 +10,8 @@ PROXIES = ("gradual", "nginx", "haproxy")
 
 
 def play(stage, report):
-    first, second = (stage.backend(name, "v1", delay=0.02) for name in ("first", "second"))
-    other = stage.backend("other", "v2", delay=0.02)
+    first, second = (stage.backend(name, "v1", delay=0.1) for name in ("first", "second"))
+    other = stage.backend("other", "v2", delay=0.1)
     proxies = start_all(stage, Job({"v1": [first, second], "v2": [other]}))
     plan = {"rate": stage.pick(150, 250), "post": 0.3}
     control = stage.load(proxies, seconds=stage.pick(2, 10), **plan).wait()
