@@ -92,6 +92,9 @@ def judge(report, proxy, control, ended, samples, faults):
     report.add(name, "keys that changed version", len(keys), "0", not keys)
     alive = proxy.process.poll() is None
     report.add(name, "alive", "yes" if alive else f"exit code {proxy.process.returncode}", "yes", alive)
+    if name == "gradual":
+        panics = proxy.metric("gradual_panics_total")
+        report.add(name, "panics", f"{panics or 0:.0f}", "0", not panics)
     # The first round of faults fills pools and caches; what grows after it is what leaks.
     kept = samples[len(samples) // 3:]
     if len(kept) > 1:
