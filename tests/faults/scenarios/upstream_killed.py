@@ -17,10 +17,12 @@ def play(stage, report):
     control = stage.load(proxies, seconds=stage.pick(2, 10), **plan).wait()
     load = stage.load(proxies, seconds=stage.pick(9, 20), **plan)
     load.wait_until(1.5)
+    # A kill takes a moment: what is under way at any time of it is in flight.
+    begun = time.monotonic()
     first.kill()
-    killed = time.monotonic()
+    killed = (begun, time.monotonic())
     arrived, answered = stage.delivered()
-    load.wait_until(killed - load.start + 5)
+    load.wait_until(killed[1] - load.start + 5)
     first.start()
     restarted = time.monotonic()
     results = load.wait()
@@ -32,7 +34,7 @@ def play(stage, report):
 def judge(report, name, control, requests, killed, restarted, journals):
     later, arrived, answered = journals
     at_first = [each for each in requests if "first" in arrived.get(each.identity, []) and each.identity not in answered]
-    under_way = [each for each in requests if each.due <= killed < each.due + each.took]
+    under_way = [each for each in requests if each.due <= killed[1] and each.due + each.took >= killed[0]]
     in_flight = {each.identity for each in at_first} | {each.identity for each in figures.failed(under_way)}
     lost = figures.failed(requests)
     report.add(name, "failed without the fault", figures.outcomes(control), "0", not figures.failed(control))
