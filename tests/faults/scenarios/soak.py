@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import statistics
 import time
 
 import figures
@@ -104,5 +105,5 @@ def judge(report, proxy, control, ended, samples, faults):
                    f"{max(each[1] for each in kept) / 1024:.1f} MiB")
         minutes = (kept[-1][0] - kept[0][0]) / 60
         if minutes >= 1:
-            slope = (kept[-1][1] - kept[0][1]) / 1024 / minutes
+            slope = statistics.linear_regression([each[0] / 60 for each in kept], [each[1] / 1024 for each in kept]).slope
             report.add(name, "slope of memory", f"{slope:+.2f} MiB a minute", "at most +1", slope <= 1, gate=False)
