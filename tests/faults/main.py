@@ -30,7 +30,7 @@ def arguments():
     form.add_argument("--short", dest="full", action="store_false", default=False, help="the form of CI, about 3 minutes (default)")
     form.add_argument("--full", action="store_true", help="the form of the document, about 12 minutes")
     parser.add_argument("--peers", default="nginx,haproxy", metavar="NAMES", help='default: %(default)s; "" for none')
-    parser.add_argument("--soak", type=int, metavar="SECONDS", help="default: 20, in the full form 120")
+    parser.add_argument("--soak", type=int, metavar="SECONDS", help="default: 20, in the full form 90")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure")
     parser.add_argument("--markdown", action="store_true", help="print the table as docs/reliability.md has it")
     parser.add_argument("--update", type=Path, metavar="FILE", help="put that table between the markers of a document")
@@ -44,7 +44,7 @@ def arguments():
             parser.error(f"{name} is not installed; leave it out with --peers")
     options.proxies = ["gradual", *peers]
     options.gradual = os.environ["GRADUAL"]
-    options.soak = options.soak or (120 if options.full else 20)
+    options.soak = options.soak or (90 if options.full else 20)
     options.command = " ".join(["tests/faults/run", *sys.argv[1:]])
     options.scenarios = [name for name in SCENARIOS
                          if not options.words or any(word in name for word in options.words)]

@@ -11,8 +11,8 @@ def play(stage, report):
     flapping, steady = stage.backend("flapping", "v1"), stage.backend("steady", "v1")
     other = stage.backend("other", "v2")
     proxies = start_all(stage, Job({"v1": [flapping, steady], "v2": [other]}))
-    seconds, tail, plan = stage.pick(6, 60), stage.pick(5, 30), {"rate": 150, "post": 0.2}
-    control = stage.load(proxies, seconds=stage.pick(2, 10), **plan).wait()
+    seconds, tail, plan = stage.pick(6, 60), stage.pick(5, 15), {"rate": 150, "post": 0.2}
+    control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
     before = flapping.tell()
     load = stage.load(proxies, seconds=seconds + tail, **plan)
     for second in range(1, seconds, 2):

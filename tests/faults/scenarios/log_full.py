@@ -23,7 +23,7 @@ def play(stage, report):
             report.add("gradual", what, "skipped: mounting a tmpfs needs root")
             continue
         proxies = [Proxy(stage, name, Job(versions, health=False, log=target)) for name, target in targets.items()]
-        results = stage.load(proxies, rate=450, seconds=stage.pick(2, 10), timeout=2.0, path=PATH).wait()
+        results = stage.load(proxies, rate=450, seconds=stage.pick(2, 6), timeout=2.0, path=PATH).wait()
         control = control or results
         for proxy in proxies:
             judge(report, proxy, what, control[proxy.name], results[proxy.name])

@@ -14,8 +14,8 @@ def play(stage, report):
     other = stage.backend("other", "v2", delay=0.1)
     proxies = start_all(stage, Job({"v1": [first, second], "v2": [other]}))
     plan = {"rate": stage.pick(150, 250), "post": 0.3}
-    control = stage.load(proxies, seconds=stage.pick(2, 10), **plan).wait()
-    load = stage.load(proxies, seconds=stage.pick(9, 20), **plan)
+    control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
+    load = stage.load(proxies, seconds=stage.pick(9, 12), **plan)
     load.wait_until(1.5)
     # A kill takes a moment: what is under way at any time of it is in flight.
     begun = time.monotonic()
