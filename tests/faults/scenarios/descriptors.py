@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import time
+from collections import Counter
 
 from proxies import Job, start_all
 from stage import cpu_seconds
@@ -26,7 +27,7 @@ def play(stage, report):
     for proxy in proxies:
         share = (cpu_seconds(proxy.process.pid) - used[proxy.name]) / seconds
         report.add(proxy.name, "CPU at the limit", f"{share:.1%} of a core", "10 %", share < 0.1)
-        report.add(proxy.name, "clients answered at the limit", f"{answered(clients[proxy.name])} of 400")
+        report.add(proxy.name, "the 400 clients at the limit", answered(clients[proxy.name]))
         if proxy.name == "gradual":
             status = admin(proxy)
             report.add("gradual", "admin address at the limit", status, "reachable", status == "reachable")
@@ -60,13 +61,17 @@ def crowd(port, count):
 
 
 def answered(clients):
-    count = 0
+    """What the clients have got so far."""
+    counts = Counter()
     for client in clients:
         try:
-            count += client.recv(4096, socket.MSG_PEEK).startswith(b"HTTP/1.1 200")
+            data = client.recv(4096, socket.MSG_PEEK)
+            counts[data[9:12].decode() if data.startswith(b"HTTP/1.1 ") else "closed"] += 1
+        except BlockingIOError:
+            counts["no answer"] += 1
         except OSError:
-            continue
-    return count
+            counts["closed"] += 1
+    return ", ".join(f"{count} {what}" for what, count in counts.most_common())
 
 
 def admin(proxy):
