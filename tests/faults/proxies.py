@@ -54,7 +54,7 @@ def seconds(value):
 
 def gradual(job, name, ports, _folder):
     """gradual's file."""
-    health = 'health = { path = "/up", interval = "500ms", timeout = "500ms", fall = 2, rise = 2 }\n' if job.health else ""
+    health = 'health = { path = "/up", interval = "500ms", timeout = "1s", fall = 2, rise = 2 }\n' if job.health else ""
     versions = "".join(
         f'[[worker.version]]\nid = "{version}"\n{health}upstreams = ['
         + ", ".join(f'"http://127.0.0.1:{backend.ports[name]}"' for backend in backends) + "]\n"
@@ -154,7 +154,7 @@ defaults
   retry-on conn-failure empty-response
   option redispatch 1
   option httpchk GET /up
-  timeout check 500ms
+  timeout check 1s
   {log}
 frontend faults
   bind 127.0.0.1:{ports[0]}

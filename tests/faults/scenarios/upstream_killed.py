@@ -41,6 +41,8 @@ def judge(report, name, control, requests, killed, restarted, journals):
     report.add(name, "failed", figures.outcomes(requests), "at most those in flight at the kill",
                len(lost) <= len(in_flight))
     report.add(name, "in flight to it at the kill", len(in_flight))
+    gets = sum(each.method == "GET" for each in lost)
+    report.add(name, "GETs among the failed, which could be sent again", gets, "0", not gets, gate=False)
     report.add(name, "POSTs delivered twice", len(figures.delivered_twice(requests, later)), "0",
                not figures.delivered_twice(requests, later))
     keys = figures.moved(figures.versions_of(control), requests)
