@@ -25,12 +25,18 @@ def play(stage, report):
     for name in clients:
         leave(clients[name])
     time.sleep(stage.pick(1, 5))
+    # An allocator gives memory back when it is at work: some other requests, as there always are.
+    for _ in range(2):
+        for proxy in proxies:
+            leave(crowd(proxy, 100))
+        time.sleep(0.5)
     for proxy in proxies:
         name = proxy.name
         grown, left = full[name] - empty[name], memory(proxy.process.pid) - empty[name]
         report.add(name, "memory before", f"{empty[name] / 1024:.1f} MiB")
         report.add(name, f"each of {count:,}", f"{grown / count:.1f} KiB", "20 KiB", grown / count <= 20)
-        report.add(name, "still held after they left", f"{max(0, left) / 1024:.1f} MiB")
+        report.add(name, "still held after they left, and 200 other requests", f"{max(0, left) / 1024:.1f} MiB", "5 MiB",
+                   left <= 5 * 1024, gate=False)
 
 
 def leave(clients):
