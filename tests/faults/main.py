@@ -45,7 +45,7 @@ def arguments():
     options.proxies = ["gradual", *peers]
     options.gradual = os.environ["GRADUAL"]
     options.soak = options.soak or (90 if options.full else 20)
-    options.command = " ".join(["tests/faults/run", *sys.argv[1:]])
+    options.command = " ".join(["tests/faults/run", "--full" if options.full else "--short", *options.words])
     options.scenarios = [name for name in SCENARIOS
                          if not options.words or any(word in name for word in options.words)]
     if not options.scenarios:

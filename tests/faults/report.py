@@ -71,7 +71,8 @@ def machine():
     model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                   if line.startswith("model name")), "unknown processor")
     cores = sum(line.startswith("processor") for line in Path("/proc/cpuinfo").read_text().splitlines())
-    return f"{cores} cores ({model}), Linux {platform.release()}"
+    kernel = ".".join(platform.release().split(".")[:2])
+    return f"{cores} cores ({model}), Linux {kernel}"
 
 
 def table(reports, proxies):
