@@ -1,0 +1,151 @@
+"""A load generator that says what became of every request: one process for each proxy under load.
+
+    load.py PLAN RESULT        both are files of JSON
+
+It says when it is ready, and is then told, in a line on its standard input, at what moment to begin.
+
+Where the plan has a `rate`, requests are due at fixed moments, whatever became of those before, and a latency counts from
+the moment at which its request was due: so a proxy that stands still is seen to. Where it has `workers`, each sends its
+next request when it has the last one's answer, after a pause. A connection is used for one request at a time, and kept.
+
+The result has one row for each request: when it was due, how long it took, its method, its key, its identity, its outcome,
+the version and the backend that answered. An outcome is "ok", a status of three digits, "closed" (no answer, or half of
+one), "timeout", "refused" (no connection), or "wrong" (another body than the request's).
+"""
+
+import asyncio
+import json
+import random
+import sys
+import time
+
+from backend import body_of
+
+# Bodies of POSTs.
+BODY = b"x" * 200
+
+
+class Client:
+    """The load for one proxy."""
+
+    def __init__(self, plan):
+        self.port, self.host, self.path = plan["port"], plan.get("host", "site.test"), plan.get("path", "/")
+        self.keys, self.post, self.size = plan["keys"], plan.get("post", 0.0), plan.get("size", 512)
+        self.timeout, self.plan = plan.get("timeout", 10.0), plan
+        self.random = random.Random(plan.get("seed", 1))
+        self.idle, self.rows, self.count = [], [], 0
+
+    async def run(self, start):
+        self.start = start
+        await asyncio.sleep(start - time.monotonic())
+        await (self.steadily() if "rate" in self.plan else self.in_turn())
+        for _, writer in self.idle:
+            writer.close()
+        return self.rows
+
+    async def steadily(self):
+        """So many requests a second, for so many seconds."""
+        under_way = set()
+        for number in range(int(self.plan["rate"] * self.plan["seconds"])):
+            due = self.start + number / self.plan["rate"]
+            if (pause := due - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            task = asyncio.ensure_future(self.request(due))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        while under_way:
+            await asyncio.wait(under_way)
+
+    async def in_turn(self):
+        """So many requests in all, by so many workers."""
+        numbers = iter(range(self.plan["count"]))
+
+        async def work():
+            for _ in numbers:
+                await asyncio.sleep(self.random.uniform(*self.plan.get("pause", (0, 0))))
+                await self.request(time.monotonic())
+
+        await asyncio.gather(*(work() for _ in range(self.plan["workers"])))
+
+    async def request(self, due):
+        self.count += 1
+        identity, key = f"{self.plan['name']}-{self.count}", self.keys[self.count % len(self.keys)]
+        method = "POST" if self.random.random() < self.post else "GET"
+        version = backend = ""
+        try:
+            async with asyncio.timeout(self.timeout):
+                status, body = await self.exchange(method, key, identity)
+            words = body[:200].split(b"\n")[0].decode("latin-1").split(" ")
+            if status == 200 and len(words) == 3:
+                version, backend, _ = words
+                outcome = "ok" if body == body_of(identity, version, backend, self.size) else "wrong"
+            else:
+                outcome = "wrong" if status == 200 else str(status)
+        except TimeoutError:
+            outcome = "timeout"
+        except ConnectionRefusedError:
+            outcome = "refused"
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+            outcome = "closed"
+        self.rows.append((due, time.monotonic() - due, method, key, identity, outcome, version, backend))
+
+    async def connection(self):
+        while self.idle:
+            reader, writer = self.idle.pop()
+            if not reader.at_eof() and not writer.is_closing():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def exchange(self, method, key, identity):
+        """Send a request and read its answer: status and body. A connection is kept only after a whole answer."""
+        reader, writer = await self.connection()
+        kept = False
+        try:
+            body = BODY if method == "POST" else b""
+            length = f"Content-Length: {len(body)}\r\n" if body else ""
+            head = (f"{method} {self.path} HTTP/1.1\r\nHost: {self.host}\r\nCloudflare-Workers-Version-Key: {key}\r\n"
+                    f"X-Identity: {identity}\r\nX-Size: {self.size}\r\n{length}\r\n")
+            writer.write(head.encode() + body)
+            status, fields = parse(await reader.readuntil(b"\r\n\r\n"))
+            body = await read_body(reader, fields)
+            kept = fields.get("connection", "").lower() != "close"
+            return status, body
+        finally:
+            if kept:
+                self.idle.append((reader, writer))
+            else:
+                writer.close()
+
+
+def parse(head):
+    """Status and fields of a response's head."""
+    first, *lines = head.decode("latin-1").split("\r\n")
+    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(first.split(" ")[1]), fields
+
+
+async def read_body(reader, fields):
+    if "content-length" in fields:
+        return await reader.readexactly(int(fields["content-length"]))
+    if "chunked" not in fields.get("transfer-encoding", ""):
+        return await reader.read()
+    body = b""
+    while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readuntil(b"\r\n")
+    return body
+
+
+def main():
+    plan, result = sys.argv[1:]
+    with open(plan, encoding="utf-8") as file:
+        client = Client(json.load(file))
+    print("ready", flush=True)
+    rows = asyncio.run(client.run(float(sys.stdin.readline())))
+    with open(result, "w", encoding="utf-8") as file:
+        json.dump(rows, file)
+
+
+if __name__ == "__main__":
+    main()
