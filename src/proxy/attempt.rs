@@ -157,7 +157,7 @@ impl Exchange {
         &mut self,
         mut error: TrySendError<Request<RequestBody>>,
         lease: &Lease,
-        copy: Option<Request<RequestBody>>,
+        copy: Option<Box<Request<RequestBody>>>,
         mut choice: Choice,
     ) -> Result<Choice, Failure> {
         let endpoint = Rc::clone(&choice.endpoint);
@@ -181,7 +181,7 @@ impl Exchange {
         } else if reset != Reset::Refused {
             self.count(failure.kind, &mut choice);
         }
-        let written = |request| Unanswered { request, written: reset != Reset::Refused };
+        let written = |request: Box<_>| Unanswered { request: *request, written: reset != Reset::Refused };
         let again = copy.map(written).or_else(|| lease.unanswered());
         let Some(again) = again.filter(|again| failure.kind == Kind::Closed && self.may_send(again)) else {
             return Err(failure);

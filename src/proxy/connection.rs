@@ -25,6 +25,7 @@ use super::executor::StreamExecutor;
 use super::failure::Kind;
 use super::frames::{Ledger, Observer};
 use super::handler::{self, Client};
+use super::panics;
 use super::proxy_protocol::{self, Named, Parsed};
 use super::record;
 use super::shard::{Shard, Watched};
@@ -209,9 +210,19 @@ async fn greet(
     // and cork hold make up the rest.
     let watch = Rc::new(Watch::new(Instant::now(), limits.send_buffer / 5, limits.send_buffer / 2));
     let watched = shard.watch(&watch);
-    let (timer, begun) = (Cell::new(None), Cell::new(None));
-    let client =
-        Rc::new(Client { shard, listener: slot, address, named, address_text, tls, timer, watch, begun });
+    let client = Rc::new(Client {
+        shard,
+        listener: slot,
+        address,
+        named,
+        address_text,
+        tls,
+        timer: Cell::new(None),
+        watch,
+        panicked: Cell::new(false),
+        owes_answer: Cell::new(false),
+        begun: Cell::new(None),
+    });
     Ok(Greeted { client, _watched: watched, stream, http2 })
 }
 
@@ -315,19 +326,25 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
         count_refusal(&client, kind);
         record::unread(&client, kind);
     }
-    if matches!(ended, Ok(Ended::Slow)) && client.watch.holds_nothing() {
-        record::unread(&client, Kind::HeadTimeout);
-        if let Some(parts) = connection.into_parts() {
-            Box::pin(say_slow(parts.io.into_inner())).await;
+    let last_words = match ended {
+        Ok(Ended::Slow) if client.watch.holds_nothing() => {
+            record::unread(&client, Kind::HeadTimeout);
+            Some(Kind::HeadTimeout)
         }
+        Ok(Ended::Panicked) if client.owes_answer.get() => Some(Kind::Internal),
+        _ => None,
+    };
+    if let (Some(kind), Some(parts)) = (last_words, connection.into_parts()) {
+        Box::pin(say(kind, parts.io.into_inner())).await;
     }
     ended.map(drop).map_err(io::Error::other)
 }
 
-/// Tells a client that its request's head took too long (RFC 9110 section 15.5.9).
-async fn say_slow<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
-    let kind = Kind::HeadTimeout;
-    turned_away::say(&mut stream, &turned_away::response(kind.status(), kind.as_str(), kind.message())).await;
+/// Answers in place of a codec that does not any more, such as where a request's head took too long (RFC 9110 section
+/// 15.5.9).
+async fn say<S: AsyncRead + AsyncWrite + Unpin>(kind: Kind, mut stream: S) {
+    let answer = turned_away::response(kind.status(), kind.as_str(), kind.message());
+    turned_away::say(&mut stream, &answer).await;
     turned_away::linger(&mut stream).await;
 }
 
@@ -347,7 +364,8 @@ fn count_refusal(client: &Client, kind: Kind) {
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
-    let service = service_fn(move |request: Request<Incoming>| handler::handle(&of_client, request));
+    let service =
+        service_fn(move |request: Request<Incoming>| handler::handle_among_others(&of_client, request));
     let listener = client.listener.current();
     let ledger = Rc::new(Ledger::new(listener.limits().http2_control_frames, Instant::now()));
     client.watch.frames(&ledger);
@@ -396,6 +414,8 @@ enum Ended {
     Slow,
     /// The client sends too many frames that bring nothing on.
     Flooded,
+    /// A panic has ended the request under way.
+    Panicked,
 }
 
 /// Drives a connection to its end; tells it once when the shard drains, and drops it when it has waited too long for a
@@ -420,8 +440,8 @@ where
             told = true;
             shut_down(connection.as_mut());
         }
-        if let Poll::Ready(ended) = connection.as_mut().poll(context) {
-            return Poll::Ready(ended.map(|()| Ended::Over));
+        if let Poll::Ready(ended) = poll_caught(client, connection.as_mut(), context) {
+            return Poll::Ready(ended);
         }
         if !watched {
             // This registers the waker of this task, which stays the same for as long as the task lives.
@@ -444,8 +464,8 @@ where
         if tell && !(may_wait && is_pending(&mut last_chance, context)) {
             told = true;
             shut_down(connection.as_mut());
-            if let Poll::Ready(ended) = connection.as_mut().poll(context) {
-                return Poll::Ready(ended.map(|()| Ended::Over));
+            if let Poll::Ready(ended) = poll_caught(client, connection.as_mut(), context) {
+                return Poll::Ready(ended);
             }
         }
         if draining && lingers_too_long(client, &mut linger, http2, context) {
@@ -461,6 +481,24 @@ where
 fn is_pending(timer: &mut Option<Pin<Box<Sleep>>>, context: &mut Context<'_>) -> bool {
     let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
     timer.as_mut().poll(context).is_pending()
+}
+
+/// Drives a connection for a while. A panic in it ends it.
+fn poll_caught<C>(
+    client: &Client,
+    connection: Pin<&mut C>,
+    context: &mut Context<'_>,
+) -> Poll<hyper::Result<Ended>>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    match panics::caught(|| connection.poll(context)) {
+        Some(polled) => polled.map_ok(|()| Ended::Over),
+        None => {
+            client.panicked.set(true);
+            Poll::Ready(Ok(Ended::Panicked))
+        }
+    }
 }
 
 /// Whether a connection without a request holds up the end: one that never asked, or an HTTP/2 client that does not

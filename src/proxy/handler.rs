@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use futures_util::future::{Either, ready};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
@@ -31,7 +32,7 @@ use super::upstream::Lease;
 use super::watch::Watch;
 use super::wire;
 use crate::config::{self, Limits, UpstreamHost};
-use crate::model::decision::Sent;
+use crate::model::decision::{Decision, Selection, Sent};
 use crate::model::head::{Head, KEY_HEADER, Lines};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
 use crate::model::ring::Member;
@@ -51,12 +52,17 @@ pub(super) struct Client {
     pub(super) timer: Cell<Option<Pin<Box<Sleep>>>>,
     /// What the shard watches the connection by.
     pub(super) watch: Rc<Watch>,
+    /// Whether a panic has ended the connection.
+    pub(super) panicked: Cell<bool>,
+    /// Whether the panic's request has no answer yet.
+    pub(super) owes_answer: Cell<bool>,
     /// Over HTTP/2, the place of the request that was begun last, until its stream runs.
     pub(super) begun: Cell<Option<usize>>,
 }
 
 /// Answers one request, whatever happens. All that needs no waiting is done at once; what waits is one small box, so that
-/// an idle connection does not hold the room for it.
+/// an idle connection does not hold the room for it. A panic is for the caller to catch: it is the end of the one request
+/// that an HTTP/1.1 connection serves, and to catch it here would cost every request some hundred instructions.
 pub(super) fn handle<B>(
     client: &Rc<Client>,
     request: Request<B>,
@@ -65,19 +71,32 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Source>,
 {
-    let begun = panics::caught(|| Exchange::begin(client, request));
-    async {
-        Ok(match begun {
-            Some(Ok(exchange)) => panics::catching(exchange.run()).await.unwrap_or_else(panicked),
-            Some(Err(response)) => *response,
-            None => panicked(),
-        })
+    match Exchange::begin(client, request) {
+        Ok(exchange) => Either::Left(exchange.run()),
+        Err(response) => Either::Right(ready(Ok(*response))),
+    }
+}
+
+/// The same for one of several requests on a connection: a panic leaves the others alone.
+pub(super) fn handle_among_others<B>(
+    client: &Rc<Client>,
+    request: Request<B>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Source>,
+{
+    match panics::caught(|| Exchange::begin(client, request)) {
+        Some(Ok(exchange)) => Either::Left(panics::catching(exchange.run(), panicked)),
+        Some(Err(response)) => Either::Right(ready(Ok(*response))),
+        None => Either::Right(ready(panicked())),
     }
 }
 
 /// The answer to a request that was lost to a panic; it was recorded when it was dropped.
-fn panicked() -> Response<ResponseBody> {
-    failed_as(Kind::Internal).map(|body| ResponseBody::own(body, None))
+#[cold]
+fn panicked() -> Result<Response<ResponseBody>, Infallible> {
+    Ok(failed_as(Kind::Internal).map(|body| ResponseBody::own(body, None)))
 }
 
 /// A request that has a version, on its way there and back.
@@ -129,17 +148,17 @@ impl Exchange {
     }
 
     /// Sends the request to its version, and makes the client's response of what comes back.
-    async fn run(mut self: Box<Self>) -> Response<ResponseBody> {
+    async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
         let exchanged = self.exchange().await;
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;
-        match exchanged {
+        Ok(match exchanged {
             Ok((response, lease)) => match admitted.upgrade {
                 Some(upgrade) => tunnel::answer(upgrade, response, lease, meter),
                 None => answer(response, lease, meter),
             },
             Err(failure) => refuse(&failure, meter),
-        }
+        })
     }
 
     /// Whether the request's `Host` line is what the endpoint is to see.
@@ -366,25 +385,28 @@ fn select<L: Lines + ?Sized>(
     let (key, overrides) = (key.as_deref(), overrides.as_deref());
     let secret = overrides.and_then(|_| worker.secret());
     let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw() };
-    let mut selection = worker.policy().select(&sent);
-    if worker.remaps() {
-        let is_up = |member: Member| {
-            worker.versions.get(member.index()).is_some_and(|version| !version.backends.are_down())
-        };
-        if !is_up(selection.decision.member)
-            && let Some(decision) = worker.policy().fail_over(&selection, sent.draw, is_up)
-        {
-            selection.decision = decision;
-        }
-    }
+    let selection = worker.policy().select(&sent);
+    let decision =
+        if worker.remaps() { fail_over(worker, &selection, sent.draw) } else { selection.decision };
     match selection.overridden {
         Override::Absent => {}
         Override::Version(_) => worker.series.overridden(None),
         Override::Ignored(problem) => worker.series.overridden(Some(problem)),
     }
-    let (overridden, decision) = (selection.overridden, selection.decision);
-    meter.overridden = overridden;
+    meter.overridden = selection.overridden;
     meter.chose(decision.member.index(), decision.reason);
+}
+
+/// The decision where versions may stand in for each other.
+#[inline(never)]
+fn fail_over(worker: &WorkerState, selection: &Selection<'_>, draw: u64) -> Decision {
+    let is_up = |member: Member| {
+        worker.versions.get(member.index()).is_some_and(|version| !version.backends.are_down())
+    };
+    if is_up(selection.decision.member) {
+        return selection.decision;
+    }
+    worker.policy().fail_over(selection, draw, is_up).unwrap_or(selection.decision)
 }
 
 /// The value of a field: its one line as it is, several joined.

@@ -1,15 +1,17 @@
 //! A panic costs the request that it happens in, and nothing else.
 //!
 //! Nothing that a client or an upstream sends may panic. Where a mistake is left all the same, its request is answered
-//! 500, or cut where its response has begun, and is counted; the connection, its other requests and the process go on.
+//! 500, or cut where its response has begun, and is counted; other requests and the process go on. An HTTP/1.1 connection
+//! closes with it.
 //! Whoever runs the process decides how the panic itself is reported, by the panic hook.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 /// What a function makes; `None` where it panics. What it held has been dropped by then, locks and borrows among it.
 pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
@@ -18,15 +20,32 @@ pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
-/// What a future makes; `None` where it panics. What it held has been dropped by then, if it is an `async` one.
-pub(super) async fn catching<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|context| match caught(|| future.as_mut().poll(context)) {
-        Some(Poll::Ready(output)) => Poll::Ready(Some(output)),
-        Some(Poll::Pending) => Poll::Pending,
-        None => Poll::Ready(None),
-    })
-    .await
+pin_project! {
+    /// A future whose panic is caught.
+    pub(super) struct Catching<F, O> {
+        #[pin]
+        future: F,
+        panicked: fn() -> O,
+    }
+}
+
+/// What a future makes, or `panicked` where it panics. What it held has been dropped by then, if it is an `async` one.
+pub(super) fn catching<F: Future>(future: F, panicked: fn() -> F::Output) -> Catching<F, F::Output> {
+    Catching { future, panicked }
+}
+
+impl<F: Future> Future for Catching<F, F::Output> {
+    type Output = F::Output;
+
+    // By hand: an `async` function would hold the future twice.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let mut polled = Poll::Pending;
+        if caught(|| polled = this.future.poll(context)).is_none() {
+            return Poll::Ready((this.panicked)());
+        }
+        polled
+    }
 }
 
 /// Something shared that ends with the task that drives it, however that ends: nobody may wait for what nothing drives.
@@ -151,12 +170,11 @@ mod tests {
     const PLACES: [&str; 2] = ["admission", "exchange"];
 
     #[tokio::test]
-    async fn a_panic_costs_its_request_and_the_connection_goes_on() {
+    async fn a_panic_costs_its_request_which_is_answered_and_its_connection_closed() {
         let stage = Stage::new(false).await;
-        let (mut client, connection) = conn::http1::handshake(stage.connect().await).await.unwrap();
-        tokio::spawn(connection);
         for place in PLACES {
-            client.ready().await.unwrap();
+            let (mut client, connection) = conn::http1::handshake(stage.connect().await).await.unwrap();
+            tokio::spawn(connection);
             let failed = text(client.send_request(asking(false, "/", place)).await.unwrap()).await;
             assert_eq!(
                 (failed.0, failed.2.as_deref()),
@@ -166,11 +184,11 @@ mod tests {
                 failed.1.contains("\"error\":\"internal\"") && !failed.1.contains("provoked"),
                 "{failed:?}"
             );
-            client.ready().await.unwrap();
+            let (mut client, connection) = conn::http1::handshake(stage.connect().await).await.unwrap();
+            tokio::spawn(connection);
             let next = text(client.send_request(asking(false, "/next", "")).await.unwrap()).await;
             assert_eq!((next.0, &*next.1), (StatusCode::OK, "next"));
         }
-        drop(client);
         let (panics, lines) = stage.end().await;
         assert_eq!(panics, "gradual_panics_total 2");
         let outcomes: Vec<_> =

@@ -215,6 +215,7 @@ impl Meter {
         self.outcome = Outcome::Exception;
         if self.status == CLIENT_LEFT {
             self.status = Kind::Internal.status().as_u16();
+            self.client.owes_answer.set(true);
         }
         self.client.shard.services().registry.panicked();
     }
@@ -270,7 +271,7 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || self.client.panicked.get() {
             self.panicked();
         }
         let now = Instant::now();

@@ -94,6 +94,16 @@ impl Peeked {
         }
     }
 
+    /// Reads at most [`PIECE`].
+    fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if buf.remaining() as u64 <= PIECE {
+            // As nearly always: the limit would cost a hundred instructions a request more.
+            return Pin::new(self.socket.get_mut()).poll_read(cx, buf);
+        }
+        self.socket.set_limit(PIECE);
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+
     /// Counts the connection as one of its address, too.
     pub(super) fn hold(&mut self, place: Place) {
         self.place = Some(place);
@@ -255,12 +265,11 @@ impl AsyncRead for Peeked {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.is_empty() {
-            this.socket.set_limit(PIECE);
             if this.writing != Writing::Broken {
-                return Pin::new(&mut this.socket).poll_read(cx, buf);
+                return this.poll_piece(cx, buf);
             }
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
+            ready!(this.poll_piece(cx, buf))?;
             // The reset has been told to who wrote; now it would look like an end.
             let is_end = buf.filled().len() == before && buf.remaining() > 0;
             return Poll::Ready(if is_end { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) });

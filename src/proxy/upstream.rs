@@ -486,7 +486,7 @@ impl Lease {
     }
 
     /// A copy of a request that may have to be sent again: over HTTP/2, where the codec lets nobody see what it writes.
-    pub(super) fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    pub(super) fn copy(&self, request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
         let whole = request.body().is_end_stream() && request.method() != Method::CONNECT;
         if !self.is_http2() || !whole {
             return None;
@@ -495,7 +495,7 @@ impl Lease {
         copy.method_mut().clone_from(request.method());
         copy.uri_mut().clone_from(request.uri());
         copy.headers_mut().clone_from(request.headers());
-        Some(copy)
+        Some(Box::new(copy))
     }
 
     /// The request that was sent last, where it can be sent again as it was: it is whole, and nothing of an answer came.
