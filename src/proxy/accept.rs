@@ -133,13 +133,16 @@ async fn accept(
     listener: Listener,
     mut stopped: oneshot::Receiver<()>,
 ) {
-    let spawn = |(socket, peer)| {
-        tokio::task::spawn_local(connection::serve(Rc::clone(&shard), Rc::clone(&slot), socket, peer));
-    };
+    let begin = |(socket, peer)| connection::begin(&shard, &slot, socket, peer);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(connection) => spawn(connection),
+                Ok(connection) => {
+                    // One that is turned away is not counted: it is to be closed before the next one is accepted.
+                    if !begin(connection) {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Err(error) => {
                     if shard.may_warn_of_connections() {
                         tracing::warn!(%error, "a connection cannot be accepted");
@@ -150,5 +153,7 @@ async fn accept(
             _ = &mut stopped => break,
         }
     }
-    listener.rest().into_iter().for_each(spawn);
+    for connection in listener.rest() {
+        begin(connection);
+    }
 }

@@ -31,8 +31,8 @@ pub(super) struct Attempts {
     fresh: bool,
     /// How often it came back without that anything was sent.
     unsent: u8,
-    /// Whether it was sent on a kept connection that the upstream had closed. That is nobody's failure, and no load that
-    /// the budget should bound.
+    /// Whether it was sent on a kept connection that the upstream closed under it. That is nobody's failure, and no load
+    /// that the budget should bound.
     stale: bool,
     /// Whether it was sent for the second time.
     retried: bool,
@@ -189,10 +189,23 @@ impl Exchange {
         self.request = Some(again.request);
         if stale && !self.attempts.stale {
             (self.attempts.stale, self.attempts.fresh) = (true, true);
-            return Ok(choice);
+            // Where it was closed, the whole upstream may have ended: there is no third time to find that out.
+            let next = self.elsewhere(&endpoint).unwrap_or(choice);
+            note(&mut self.meter, &next);
+            return Ok(next);
         }
         self.attempts.tried.push(Rc::clone(&endpoint));
         self.retry(failure, Some(endpoint))
+    }
+
+    /// Another endpoint, which is not known to fail. This one may be chosen again where that one has no connection.
+    fn elsewhere(&self, endpoint: &Rc<Endpoint>) -> Option<Choice> {
+        let mut tried = self.attempts.tried.clone();
+        tried.push(Rc::clone(endpoint));
+        let draw = self.meter.client.shard.draw();
+        let (_, version) = chosen(&self.meter)?;
+        let other = balance::choose_other(&version.backends.endpoints(), &tried, draw);
+        other.filter(|other| !other.endpoint.standing().ejection.is_ejected())
     }
 
     /// Whether a request may be sent again: what may have been seen only where seeing it twice does no harm, and only once.

@@ -18,6 +18,8 @@ pub(super) struct Census {
     most: usize,
     descriptors: AtomicUsize,
     clients: AtomicUsize,
+    /// Connections that were turned away, and are listened to until they have heard it.
+    leaving: AtomicUsize,
     /// By network address, where there is one; in parts, so that shards seldom wait for each other.
     addresses: [Mutex<HashMap<IpAddr, usize>>; PARTS],
 }
@@ -33,7 +35,13 @@ impl Census {
     pub(super) fn new(limit: usize, open: usize) -> Arc<Self> {
         let most = limit.saturating_sub(open + RESERVE).max(limit / 4);
         let addresses = std::array::from_fn(|_| Mutex::default());
-        Arc::new(Self { most, descriptors: AtomicUsize::new(0), clients: AtomicUsize::new(0), addresses })
+        Arc::new(Self {
+            most,
+            descriptors: AtomicUsize::new(0),
+            clients: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
+            addresses,
+        })
     }
 
     /// For this process, whose limit of descriptors is raised as far as that is allowed. So many shards are about to start.
@@ -46,15 +54,15 @@ impl Census {
         self.most / 2
     }
 
-    /// A descriptor for a connection that is not a client's.
+    /// A descriptor for a connection to an upstream.
     ///
     /// # Errors
     /// There is none to spare.
     pub(super) fn descriptor(self: &Arc<Self>) -> io::Result<Descriptor> {
-        if take(&self.descriptors, self.most) {
-            return Ok(Descriptor { census: Arc::clone(self), client: false });
-        }
-        Err(io::Error::new(io::ErrorKind::QuotaExceeded, "all file descriptors for connections are in use"))
+        let descriptor = self.take(Holder::Upstream);
+        descriptor.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::QuotaExceeded, "all file descriptors for connections are in use")
+        })
     }
 
     /// A descriptor for a client's connection; `None` if there are `most` already, or none to spare.
@@ -62,13 +70,35 @@ impl Census {
         if !take(&self.clients, most.min(self.most_clients())) {
             return None;
         }
-        let descriptor = Descriptor { census: Arc::clone(self), client: true };
-        if take(&self.descriptors, self.most) {
-            return Some(descriptor);
+        self.take(Holder::Client)
+    }
+
+    /// A descriptor for a connection that was turned away, where there may be `most` clients; `None` if there is none but
+    /// those for them and their connections to upstreams.
+    pub(super) fn leaving(self: &Arc<Self>, most: usize) -> Option<Descriptor> {
+        if !take(&self.leaving, self.most - 2 * most.min(self.most_clients())) {
+            return None;
         }
-        // What it gives back when it is dropped was not taken.
-        self.descriptors.fetch_add(1, Ordering::Relaxed);
+        self.take(Holder::Leaving)
+    }
+
+    /// A descriptor for whoever is counted as its holder already. Where there is none, that count is given back.
+    fn take(self: &Arc<Self>, holder: Holder) -> Option<Descriptor> {
+        if take(&self.descriptors, self.most) {
+            return Some(Descriptor { census: Arc::clone(self), holder });
+        }
+        self.give_back(holder);
         None
+    }
+
+    /// Counts a holder less.
+    fn give_back(&self, holder: Holder) {
+        let number = match holder {
+            Holder::Upstream => return,
+            Holder::Client => &self.clients,
+            Holder::Leaving => &self.leaving,
+        };
+        number.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A place for one more connection of an address; `None` if it has `most` already.
@@ -110,15 +140,21 @@ fn network(address: IpAddr) -> IpAddr {
 #[derive(Debug)]
 pub(super) struct Descriptor {
     census: Arc<Census>,
-    client: bool,
+    holder: Holder,
+}
+
+/// Whose connection a descriptor is of.
+#[derive(Clone, Copy, Debug)]
+enum Holder {
+    Upstream,
+    Client,
+    Leaving,
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
         self.census.descriptors.fetch_sub(1, Ordering::Relaxed);
-        if self.client {
-            self.census.clients.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.census.give_back(self.holder);
     }
 }
 
@@ -186,6 +222,21 @@ mod tests {
         drop(others);
         assert_eq!(census.descriptors.load(Ordering::Relaxed), 0);
         assert_eq!(census.clients.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn those_that_are_turned_away_leave_each_client_a_descriptor_for_an_upstream() {
+        for (most, leaving) in [(1000, 0), (24, 0), (20, 8), (0, 48)] {
+            let census = Census::new(100, 20);
+            let left: Vec<_> = std::iter::from_fn(|| census.leaving(most)).collect();
+            assert_eq!(left.len(), leaving, "{most}");
+            let clients: Vec<_> = std::iter::from_fn(|| census.client(most)).collect();
+            assert_eq!(clients.len(), most.min(24));
+            let upstreams: Vec<_> = clients.iter().map(|_| census.descriptor().unwrap()).collect();
+            drop((left, clients, upstreams));
+            let counts = [&census.descriptors, &census.clients, &census.leaving];
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 0));
+        }
     }
 
     #[test]

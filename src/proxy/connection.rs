@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 
+use super::census::Descriptor;
 use super::cork::Corked;
 use super::executor::StreamExecutor;
 use super::failure::Kind;
@@ -92,23 +93,33 @@ const SEND_BUFFER: usize = 16 << 10;
 /// What starts an HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Begins to serve a connection that was accepted, in a task of its own; whether it may stay. It counts from here on: were
+/// that left to its task, many could be accepted before the first is counted.
+pub(super) fn begin(
+    shard: &Rc<Shard>,
+    slot: &Rc<ListenerSlot>,
+    socket: Socket,
+    address: Option<SocketAddr>,
+) -> bool {
+    let listener = slot.current();
+    let Some(descriptor) = shard.census().client(listener.limits().connections) else {
+        tokio::task::spawn_local(turn_away(Rc::clone(shard), listener, socket));
+        return false;
+    };
+    tokio::task::spawn_local(serve(Rc::clone(shard), Rc::clone(slot), socket, descriptor, address));
+    true
+}
+
 /// Serves a connection until it ends. Errors are the client's, or its network's: nothing to tell anybody about.
 ///
 /// What happens once, or seldom, is boxed, so that the many idle connections of HTTP/1.1 clients do not hold room for it.
-pub(super) async fn serve(
+async fn serve(
     shard: Rc<Shard>,
     slot: Rc<ListenerSlot>,
     socket: Socket,
+    descriptor: Descriptor,
     address: Option<SocketAddr>,
 ) {
-    let most = slot.current().limits().connections;
-    let Some(descriptor) = shard.census().client(most) else {
-        shard.limited(Limit::Connections);
-        if shard.may_warn_of_connections() {
-            tracing::warn!("there are as many client connections as are allowed: more are turned away");
-        }
-        return turn_away(&shard, &slot.current(), socket).await;
-    };
     let _guard = shard.connection_opened();
     let stream = Peeked::new(socket, descriptor);
     let greeting = Box::pin(async {
@@ -131,11 +142,15 @@ pub(super) async fn serve(
 const OVERLOADED: &str = "the proxy has as many connections as it may have";
 
 /// Ends a connection that is one too many: where HTTP is spoken without TLS, with a word.
-async fn turn_away(shard: &Shard, listener: &ListenerState, mut socket: Socket) {
+async fn turn_away(shard: Rc<Shard>, listener: Rc<ListenerState>, mut socket: Socket) {
+    shard.limited(Limit::Connections);
+    if shard.may_warn_of_connections() {
+        tracing::warn!("there are as many client connections as are allowed: more are turned away");
+    }
     if listener.tls().is_none() {
         turned_away::say(&mut socket, &overloaded()).await;
-        // Only where there are descriptors to spare is it listened to whether the word has arrived.
-        if let Ok(_descriptor) = shard.census().descriptor() {
+        // Only where there are descriptors to spare is it listened to until the word has arrived.
+        if let Some(_descriptor) = shard.census().leaving(listener.limits().connections) {
             turned_away::linger(&mut socket).await;
         }
     }

@@ -223,3 +223,20 @@ impl From<Kind> for Failure {
         Self::new(kind)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_this_process_has_none_left_of_is_no_failure_of_an_upstream() {
+        let failure =
+            |errno: Errno| Failure::because(Kind::ConnectFailed, std::io::Error::from(errno)).is_our_own();
+        let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::NOBUFS];
+        assert!(ours.into_iter().all(failure));
+        assert!(![Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT].into_iter().any(failure));
+        assert!(!Failure::new(Kind::ConnectFailed).is_our_own());
+    }
+}

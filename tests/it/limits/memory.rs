@@ -209,3 +209,25 @@ async fn where_descriptors_run_out_it_stays_alive_calm_and_reachable_and_recover
     drop(clients);
     eventually("it has recovered", || program.status().as_deref() == Some("200")).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_are_turned_away_do_not_take_the_descriptors_that_others_need_for_upstreams() {
+    // Answers that nobody reads to the end keep their connections to the upstream in use.
+    let v1 = long(20 << 20).await;
+    let program = Program::start(256, &v1).await;
+    let mut clients: Vec<_> = (0..400).map(|_| program.client()).collect();
+    for client in &mut clients {
+        // Those that were turned away may be closed by now.
+        let _ = client.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    }
+    let mut served = 0;
+    for client in &mut clients {
+        client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut start = [0; 1024];
+        let length = client.read(&mut start).unwrap_or(0);
+        let answer = String::from_utf8_lossy(&start[..length]);
+        served += usize::from(answer.starts_with("HTTP/1.1 200 "));
+        assert!(!answer.contains("the version's upstream"), "of the {served}th client: {answer}");
+    }
+    assert!(served >= 256 / 4, "{served}");
+}

@@ -2,13 +2,13 @@
 
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 
 use super::kit::{
     ANY, Answer, Backend, Proxy, Speaks, ask1, ask2, backend, data, eventually, file, get, get1, get2, http1,
@@ -115,26 +115,31 @@ fn not_one_request_fails_while_reloads_go_on() {
         let folder = tempfile::tempdir().unwrap();
         let mut proxy = Proxy::start_in(folder, 2, &split(ANY, [&one, &two], 50)).await;
         let address = proxy.address();
-        let enough = Arc::new(Semaphore::new(0));
+        let served = Arc::new([const { AtomicUsize::new(0) }; 8]);
+        let over = Arc::new(AtomicBool::new(false));
         let mut clients = tokio::task::JoinSet::new();
-        for _ in 0..8 {
-            let enough = Arc::clone(&enough);
+        for number in 0..served.len() {
+            let (served, over) = (Arc::clone(&served), Arc::clone(&over));
             clients.spawn(async move {
                 let (mut kept, _) = http1(TcpStream::connect(address).await.unwrap()).await;
-                let mut count = 0;
-                while enough.available_permits() == 0 {
+                while !over.load(Ordering::Relaxed) {
                     assert_eq!(ask1(&mut kept, get1("/")).await.status, StatusCode::OK);
                     assert_eq!(get(address, "/").await.status, StatusCode::OK);
-                    count += 1;
+                    served[number].fetch_add(1, Ordering::Relaxed);
                 }
-                count
             });
         }
-        for second in 0..50 {
-            proxy.reload(&split(ANY, [&one, &two], second)).await.unwrap();
+        let all_served = || served.iter().all(|count| count.load(Ordering::Relaxed) >= 10);
+        let mut reloads = 0;
+        while reloads < 50 || !all_served() {
+            proxy.reload(&split(ANY, [&one, &two], reloads % 100)).await.unwrap();
+            reloads += 1;
+            if let Some(failed) = clients.try_join_next() {
+                failed.unwrap();
+            }
         }
-        enough.add_permits(1);
-        assert!(clients.join_all().await.iter().all(|&count| count > 0));
+        over.store(true, Ordering::Relaxed);
+        clients.join_all().await;
     });
 }
 

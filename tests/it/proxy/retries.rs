@@ -1,7 +1,7 @@
 //! Requests that are sent once more, and those that never are; kept connections that upstreams close.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -159,10 +159,12 @@ async fn closing_after(mode: usize) -> Backend {
 fn no_get_is_lost_to_an_upstream_that_closes_idle_connections() {
     run(async {
         let mut all = JoinSet::new();
-        for mode in 0..6 {
+        for (mode, upstreams_of_version) in (0..6).flat_map(|mode| [(mode, 1), (mode, 2)]) {
             all.spawn(async move {
-                let upstream = closing_after(mode).await;
-                let (proxy, _) = through(&upstream).await;
+                let both = [closing_after(mode).await, closing_after(mode).await];
+                let addresses: Vec<_> =
+                    both.iter().map(|one| one.address).take(upstreams_of_version).collect();
+                let proxy = Proxy::start(&file(ANY, "", &upstreams("http", &addresses))).await;
                 let mut clients = JoinSet::new();
                 for _ in 0..4 {
                     let stream = proxy.connect().await;
@@ -227,6 +229,54 @@ fn a_get_that_a_new_connection_is_closed_under_goes_to_another_endpoint_once() {
         let posts = heads.lock().unwrap().iter().filter(|head| head.starts_with("POST")).count();
         assert_eq!(posts, lost);
         assert!(heads.lock().unwrap().len() <= 5, "it is ejected");
+    });
+}
+
+/// An upstream whose process is killed under the first `/last` that it reads: its connections end before its listener does,
+/// so that those that come then are made, and reset.
+async fn killed_under_the_last() -> (Backend, Heads) {
+    let (heads, killed) = (Heads::default(), Arc::new(AtomicBool::new(false)));
+    let seen = Arc::clone(&heads);
+    let upstream = listen(move |mut stream| {
+        let (seen, killed) = (Arc::clone(&seen), Arc::clone(&killed));
+        async move {
+            if killed.load(Ordering::SeqCst) {
+                return reset(stream);
+            }
+            loop {
+                let head = head(&mut stream).await;
+                if head.is_empty() {
+                    return;
+                }
+                let is_last = head.starts_with("GET /last");
+                seen.lock().unwrap().push(head);
+                if is_last {
+                    return killed.store(true, Ordering::SeqCst);
+                }
+                stream.write_all(OK).await.unwrap();
+            }
+        }
+    })
+    .await;
+    (upstream, heads)
+}
+
+#[test]
+fn a_get_on_a_kept_connection_of_an_upstream_that_is_killed_is_answered_by_another() {
+    run(async {
+        let (dying, heads) = killed_under_the_last().await;
+        let well = says(Speaks::Http1, |_| "ok".to_owned()).await;
+        let both = upstreams("http", &[dying.address, well.address]);
+        let proxy = Proxy::start(&file(ANY, "", &both)).await;
+        let (mut client, _) = http1(proxy.connect().await).await;
+        while heads.lock().unwrap().is_empty() {
+            assert_eq!(ask1(&mut client, get1("/first")).await.text, "ok");
+        }
+        let reads_last = || heads.lock().unwrap().iter().any(|head| head.starts_with("GET /last"));
+        while !reads_last() {
+            let answer = ask1(&mut client, get1("/last")).await;
+            assert_eq!((answer.status.as_u16(), &*answer.text), (200, "ok"), "{answer:?}");
+        }
     });
 }
 
