@@ -7,13 +7,13 @@
 //! | layer | module | what |
 //! |---|---|---|
 //! | 0 | [`diag`] | source spans, diagnostics, reports |
-//! | 0 | [`model`] | names, shares, the ring, overrides, routes, the decision |
+//! | 0 | [`model`] | names, shares, the ring, overrides and their secrets, routes, the decision, failover |
 //! | 1 | [`metrics`] | counters and histograms, and their text form |
 //! | 2 | [`config`] | TOML text to a valid [`config::Config`], or a report of every mistake |
-//! | 3 | [`proxy`] | the data plane: listeners, handler, upstreams, tunnels, TLS |
+//! | 3 | [`proxy`] | the data plane: listeners, bounds, handler, upstreams, retries, tunnels, TLS |
 //! | 3 | [`store`] | the configuration file on disk |
 //! | 3 | [`export`] | the access log |
-//! | 4 | [`control`] | reload, admin API, file watch |
+//! | 4 | [`control`] | reload, upgrade, admin address, file watch, signals, health checks |
 //! | 5 | [`cli`] | the commands |
 
 pub mod cli;

@@ -163,7 +163,7 @@ pub(super) static FILE: Section = Section {
         key("listener", list(&Kind::Table(&LISTENER)), "Where clients connect.").required(),
         key("limits", Kind::Table(&LIMITS), "Bounds and deadlines."),
         key("log", Kind::Table(&LOG), "The access log."),
-        key("admin", Kind::Table(&ADMIN), "The admin address: health, status, metrics, reload."),
+        key("admin", Kind::Table(&ADMIN), "The admin address: health, status, metrics, reload, upgrade."),
         key("worker", list(&Kind::Table(&WORKER)), "The applications behind the proxy.").required(),
     ],
 };
@@ -174,7 +174,7 @@ static SERVER: Section = Section {
     keys: &[key(
         "threads",
         Kind::Integer { least: 1, most: 1024 },
-        "How many threads serve. Default: one per core. A change needs a restart.",
+        "How many threads serve. Default: one per core. A change needs a restart or an upgrade.",
     )],
 };
 
@@ -239,7 +239,7 @@ static LOG: Section = Section {
 
 static ADMIN: Section = Section {
     name: "[admin]",
-    doc: "The admin address: health, status, metrics, reload.",
+    doc: "The admin address: health, status, metrics, reload, upgrade.",
     keys: &[
         key(
             "address",

@@ -81,11 +81,8 @@ impl Failure {
     /// Whether no connection was made because this process is at its end: of descriptors, ports or memory. That says
     /// nothing about an upstream.
     pub(super) fn is_our_own(&self) -> bool {
-        use rustix::io::Errno;
         let source = self.source.as_deref().and_then(|source| source.downcast_ref::<std::io::Error>());
-        let errno = source.and_then(std::io::Error::raw_os_error).map(Errno::from_raw_os_error);
-        let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
-        errno.is_some_and(|errno| ours.contains(&errno))
+        source.is_some_and(is_our_own)
     }
 
     /// What a client's failed send says about the upstream.
@@ -93,6 +90,14 @@ impl Failure {
         let kind = if error.is_parse() || error.is_parse_status() { Kind::Protocol } else { Kind::Closed };
         Self::because(kind, error)
     }
+}
+
+/// Whether an error says that this process is at its end: of descriptors, ports or memory.
+pub(super) fn is_our_own(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    errno.is_some_and(|errno| ours.contains(&errno))
 }
 
 impl Kind {

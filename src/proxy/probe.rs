@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::failure;
 use super::source::Spot;
 use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
@@ -50,9 +51,7 @@ impl ProbeError {
     /// Whether this process itself is at its end (descriptors, ports, memory), so that nothing was learnt about the
     /// endpoint.
     pub fn is_local(&self) -> bool {
-        // EMFILE, ENFILE, ENOMEM, EADDRNOTAVAIL, ENOBUFS.
-        let local = |error: &io::Error| matches!(error.raw_os_error(), Some(24 | 23 | 12 | 99 | 105));
-        matches!(self, Self::Connect(error) if local(error))
+        matches!(self, Self::Connect(error) if failure::is_our_own(error))
     }
 }
 
