@@ -23,6 +23,8 @@ struct Held<S> {
     /// Written by the codec, and not yet by us: up to `sent` it is on its way.
     buffer: Vec<u8>,
     sent: usize,
+    /// Whether the stream may still hold something of it: TLS does where the kernel takes no more.
+    unflushed: bool,
     /// Sees every frame of either direction.
     observer: Option<Observer>,
 }
@@ -33,7 +35,7 @@ const MOST: usize = 32 << 10;
 impl<S> Corked<S> {
     /// A stream on which an HTTP/2 server's frames are observed.
     pub(super) fn new(stream: S, observer: Option<Observer>) -> Self {
-        Self(Rc::new(RefCell::new(Held { stream, buffer: Vec::new(), sent: 0, observer })))
+        Self(Rc::new(RefCell::new(Held { stream, buffer: Vec::new(), sent: 0, unflushed: false, observer })))
     }
 
     /// Reads what comes without looking at its frames.
@@ -69,10 +71,11 @@ impl<S: AsyncWrite + Unpin> Corked<S> {
 
 impl<S: AsyncWrite + Unpin> Held<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() {
+        if self.buffer.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
         }
         while self.sent < self.buffer.len() {
+            self.unflushed = true;
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.buffer[self.sent..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => self.sent += count,
@@ -82,7 +85,9 @@ impl<S: AsyncWrite + Unpin> Held<S> {
         self.buffer.clear();
         // A connection that has sent much once need not hold the room for it.
         self.buffer.shrink_to(MOST / 4);
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -164,5 +169,28 @@ mod tests {
         corked.shutdown().await.unwrap();
         drop(corked);
         assert_eq!(reader.await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_itself_holds_leaves_too_when_its_reader_goes_on() {
+        let (near, mut far) = tokio::io::duplex(10);
+        let mut corked = Corked::new(tokio::io::BufWriter::with_capacity(1 << 16, near), None);
+        corked.write_all(&[7; 1000]).await.unwrap();
+        let mut read = Vec::new();
+        let uncorking = std::future::poll_fn(|context| {
+            // As a connection's task does: whenever it is woken, whatever for.
+            let _ = corked.poll_uncork(context);
+            Poll::<()>::Pending
+        });
+        let reading = async {
+            while read.len() < 1000 {
+                far.read_buf(&mut read).await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = uncorking => {}
+            all = tokio::time::timeout(std::time::Duration::from_secs(60), reading) => all.unwrap(),
+        }
+        assert_eq!(read, [7; 1000]);
     }
 }
