@@ -154,11 +154,6 @@ impl Handed {
 /// Connections that the kernel keeps until they are accepted; it lowers this to its own limit.
 const BACKLOG: i32 = 4096;
 
-/// What the kernel takes of us for a client before it can send it, in bytes: unlike a bound on all of its buffer, this
-/// costs no throughput on long ways.
-#[cfg(any(target_os = "linux", target_os = "android"))]
-const UNSENT: u32 = 32 << 10;
-
 /// Listens on one address, for so many shards.
 ///
 /// # Errors
@@ -197,9 +192,6 @@ fn tcp_socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         socket.set_only_v6(false)?;
     }
     socket.set_nonblocking(true)?;
-    // Accepted connections inherit it. Elsewhere the kernel's own bound on its buffers has to do.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_notsent_lowat(UNSENT)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
