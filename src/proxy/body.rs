@@ -218,7 +218,7 @@ impl Body for RequestBody {
 pub(super) struct ResponseBody {
     content: Content,
     /// Records the request when it is dropped; `None` where nobody counts.
-    meter: Option<Meter>,
+    meter: Option<Box<Meter>>,
     /// Whether it is the client's turn: a piece was handed over and no other was asked for since, or there is no room to
     /// hold another.
     handed_over: bool,
@@ -243,7 +243,7 @@ struct Upstreamed {
 
 impl ResponseBody {
     /// A body of the proxy's own.
-    pub(super) fn own(bytes: Bytes, meter: Option<Meter>) -> Self {
+    pub(super) fn own(bytes: Bytes, meter: Option<Box<Meter>>) -> Self {
         let content = Content::Own((!bytes.is_empty()).then_some(bytes));
         let mut body = Self { content, meter, handed_over: false };
         body.end_if_over();
@@ -251,7 +251,7 @@ impl ResponseBody {
     }
 
     /// A body that comes from an upstream, and must not stand still for longer than `idle`.
-    pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, meter: Meter) -> Self {
+    pub(super) fn upstream(incoming: Incoming, lease: Lease, idle: Duration, meter: Box<Meter>) -> Self {
         let upstreamed =
             Upstreamed { incoming, rest: Bytes::new(), lease: Some(lease), idle: Idle::new(idle), cut: None };
         meter.client.watch.stall_limit(idle);

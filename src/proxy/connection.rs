@@ -31,7 +31,7 @@ use super::proxy_protocol::{self, Named, Parsed};
 use super::record;
 use super::shard::{Shard, Watched};
 use super::snapshot::Blueprint;
-use super::stream::{Peeked, Pulsed, Socket, Stream};
+use super::stream::{Peeked, Socket, Stream};
 use super::turned_away;
 use super::watch::{Patience, Watch};
 use super::wire::Wire;
@@ -332,7 +332,7 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
             builder.max_headers(limits.header_count);
         }
     }
-    let stream = Wire::new(Pulsed::new(stream, &client.watch.pulse), client.watch.turn());
+    let stream = Wire::new(stream, client.watch.turn(), &client.watch.pulse);
     let mut connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let shut_down = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
     let ended = until_over(&client, Pin::new(&mut connection), shut_down, false).await;

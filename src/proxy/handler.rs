@@ -103,7 +103,7 @@ fn panicked() -> Result<Response<ResponseBody>, Infallible> {
 pub(super) struct Exchange {
     /// `None` while it is being sent, and afterwards.
     pub(super) request: Option<Request<RequestBody>>,
-    pub(super) meter: Meter,
+    pub(super) meter: Box<Meter>,
     pub(super) admitted: Admitted,
     pub(super) attempts: Attempts,
 }
@@ -480,7 +480,11 @@ fn dress_http2(request: &mut Request<RequestBody>, host: &HeaderValue, tls: bool
 }
 
 /// The client's response of an upstream's.
-pub(super) fn answer(response: Response<Incoming>, lease: Lease, mut meter: Meter) -> Response<ResponseBody> {
+pub(super) fn answer(
+    response: Response<Incoming>,
+    lease: Lease,
+    mut meter: Box<Meter>,
+) -> Response<ResponseBody> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return refuse(&Kind::UnaskedUpgrade.into(), meter);
     }
@@ -509,13 +513,13 @@ pub(super) fn expose(headers: &mut HeaderMap, meter: &Meter) {
 }
 
 /// An answer of the proxy's own that is no failure.
-fn local(response: Response<Bytes>, mut meter: Meter) -> Response<ResponseBody> {
+fn local(response: Response<Bytes>, mut meter: Box<Meter>) -> Response<ResponseBody> {
     meter.answered(response.status());
     response.map(|body| ResponseBody::own(body, Some(meter)))
 }
 
 /// The answer to a request that cannot be served: its kind as a header, and a short body that says it in a sentence.
-pub(super) fn refuse(failure: &Failure, mut meter: Meter) -> Response<ResponseBody> {
+pub(super) fn refuse(failure: &Failure, mut meter: Box<Meter>) -> Response<ResponseBody> {
     let kind = failure.kind;
     meter.error = Some(kind);
     if kind.is_upstream() {

@@ -17,7 +17,7 @@ use crate::export::access::{Outcome, Record, VersionRef};
 use crate::model::decision::Reason;
 use crate::model::overrides::Override;
 
-/// A request under way. Dropping it records it.
+/// A request under way. Dropping it records it. It is made in a box, as it goes through many hands.
 pub(super) struct Meter {
     pub(super) client: Rc<Client>,
     pub(super) snapshot: Rc<Snapshot>,
@@ -109,10 +109,10 @@ const ASSETS: [&str; 19] = [
 const CLIENT_LEFT: u16 = 499;
 
 impl Meter {
-    pub(super) fn new(client: &Rc<Client>, snapshot: Rc<Snapshot>, started: Instant) -> Self {
+    pub(super) fn new(client: &Rc<Client>, snapshot: Rc<Snapshot>, started: Instant) -> Box<Self> {
         client.shard.request_began();
         client.watch.request_began();
-        Self {
+        Box::new(Self {
             client: Rc::clone(client),
             snapshot,
             started,
@@ -129,7 +129,7 @@ impl Meter {
             stream: None,
             is_tunnel: false,
             line: None,
-        }
+        })
     }
 
     /// Notes which version serves the request, so that both can be found when the version leaves the deployment.

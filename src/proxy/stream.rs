@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
@@ -15,7 +14,6 @@ use tokio_rustls::{client, server};
 
 use super::caps::Slot;
 use super::census::{Descriptor, Place};
-use super::watch::Pulse;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -94,14 +92,24 @@ impl Peeked {
         }
     }
 
-    /// Reads at most [`PIECE`].
-    fn poll_piece(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if buf.remaining() as u64 <= PIECE {
-            // As nearly always: the limit would cost a hundred instructions a request more.
-            return Pin::new(self.socket.get_mut()).poll_read(cx, buf);
+    /// Reads where something is unusual: the prefix first, at most [`PIECE`], and a reset rather than an end.
+    #[inline(never)]
+    fn poll_unusual(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let count = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix[..count]);
+            self.prefix.advance(count);
+            if self.prefix.is_empty() {
+                self.prefix = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
         }
+        let before = buf.filled().len();
         self.socket.set_limit(PIECE);
-        Pin::new(&mut self.socket).poll_read(cx, buf)
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        // The reset has been told to who wrote; now it would look like an end.
+        let is_end = buf.filled().len() == before && buf.remaining() > 0 && self.writing == Writing::Broken;
+        Poll::Ready(if is_end { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) })
     }
 
     /// Counts the connection as one of its address, too.
@@ -136,19 +144,6 @@ impl Peeked {
             Poll::Ready(Ok(read.len()))
         })
         .await
-    }
-}
-
-/// A client's stream that tells how much comes.
-#[derive(Debug)]
-pub(super) struct Pulsed {
-    stream: Stream,
-    pulse: Arc<Pulse>,
-}
-
-impl Pulsed {
-    pub(super) fn new(stream: Stream, pulse: &Arc<Pulse>) -> Self {
-        Self { stream, pulse: Arc::clone(pulse) }
     }
 }
 
@@ -208,6 +203,7 @@ thread_local! {
 }
 
 impl AsyncRead for Socket {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, buf),
@@ -262,25 +258,14 @@ impl AsyncWrite for Socket {
 }
 
 impl AsyncRead for Peeked {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.prefix.is_empty() {
-            if this.writing != Writing::Broken {
-                return this.poll_piece(cx, buf);
-            }
-            let before = buf.filled().len();
-            ready!(this.poll_piece(cx, buf))?;
-            // The reset has been told to who wrote; now it would look like an end.
-            let is_end = buf.filled().len() == before && buf.remaining() > 0;
-            return Poll::Ready(if is_end { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) });
+        // As nearly always, several times a request.
+        if this.prefix.is_empty() && this.writing != Writing::Broken && buf.remaining() as u64 <= PIECE {
+            return Pin::new(this.socket.get_mut()).poll_read(cx, buf);
         }
-        let count = this.prefix.len().min(buf.remaining());
-        buf.put_slice(&this.prefix[..count]);
-        this.prefix.advance(count);
-        if this.prefix.is_empty() {
-            this.prefix = Bytes::new();
-        }
-        Poll::Ready(Ok(()))
+        this.poll_unusual(cx, buf)
     }
 }
 
@@ -320,6 +305,7 @@ impl AsyncWrite for Peeked {
 }
 
 impl AsyncRead for Stream {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -368,42 +354,6 @@ impl AsyncWrite for Stream {
             Self::ServerTls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::ClientTls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
-    }
-}
-
-impl AsyncRead for Pulsed {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        this.pulse.add(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Pulsed {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }
 

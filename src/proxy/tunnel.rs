@@ -132,7 +132,7 @@ pub(super) fn answer(
     upgrade: Upgrade,
     response: Response<Incoming>,
     lease: Lease,
-    meter: Meter,
+    meter: Box<Meter>,
 ) -> Response<ResponseBody> {
     match upgrade.accepted(&response, lease.is_http2()) {
         Ok(true) => open(upgrade, response, lease, meter),
@@ -150,7 +150,7 @@ fn open(
     upgrade: Upgrade,
     mut response: Response<Incoming>,
     lease: Lease,
-    mut meter: Meter,
+    mut meter: Box<Meter>,
 ) -> Response<ResponseBody> {
     let upstream = hyper::upgrade::on(&mut response);
     let (mut head, _) = response.into_parts();
@@ -197,7 +197,13 @@ fn dress_response(
 
 /// Carries bytes both ways until both sides have ended, one fails, or nothing has moved for as long as a client may be idle,
 /// or the worker's upstreams.
-async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: Meter, is_websocket: bool) {
+async fn carry(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    lease: Lease,
+    mut meter: Box<Meter>,
+    is_websocket: bool,
+) {
     let tenure = meter.tunnels();
     let (client, upstream) = match tokio::try_join!(client, upstream) {
         Ok(ends) => ends,

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunks::{Chunks, Malformed, SharedChunks};
 use super::failure::Kind;
+use super::watch::Pulse;
 
 /// Whose turn it is on a connection. Its stream must be `Send`, as upgrades demand, so this is atomic; but only one
 /// thread ever touches it, and no locked instruction is needed.
@@ -93,6 +94,8 @@ fn kind(status: u16) -> Option<Kind> {
 pub(super) struct Wire<S> {
     stream: S,
     turn: Arc<Turn>,
+    /// How much comes.
+    pulse: Arc<Pulse>,
     /// The beginning of a head that came in pieces.
     partial: Vec<u8>,
     /// The answer that is sent in place of the codec's.
@@ -158,8 +161,9 @@ fn is_named(line: &[u8], name: &str) -> bool {
 }
 
 impl<S> Wire<S> {
-    pub(super) fn new(stream: S, turn: &Arc<Turn>) -> Self {
-        Self { stream, turn: Arc::clone(turn), partial: Vec::new(), answer: Vec::new() }
+    pub(super) fn new(stream: S, turn: &Arc<Turn>, pulse: &Arc<Pulse>) -> Self {
+        let (turn, pulse) = (Arc::clone(turn), Arc::clone(pulse));
+        Self { stream, turn, pulse, partial: Vec::new(), answer: Vec::new() }
     }
 
     /// Keeps what was read of a head. Nearly all heads come in one piece, and end it: this is on every request's way.
@@ -245,6 +249,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        this.pulse.add(buf.filled().len() - before);
         if this.turn.is_open() {
             this.keep(&buf.filled()[before..]);
             return Poll::Ready(Ok(()));
