@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -165,6 +165,11 @@ impl Stream {
         self.reads_nothing()
     }
 
+    /// Whether the other side has ended or reset it, whatever there is still to be read.
+    fn has_ended(&self) -> bool {
+        self.peeked().socket.get_ref().has_ended()
+    }
+
     fn peeked(&self) -> &Peeked {
         match self {
             Self::Plain(stream) => stream,
@@ -190,7 +195,18 @@ impl Socket {
         };
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
+
+    /// Whether the system has told of its end. Bytes that nobody has read do not hide that.
+    fn has_ended(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = match self {
+            Self::Tcp(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut context),
+            Self::Unix(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut context),
+        };
+        matches!(polled, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
 }
+
 /// The most that is read at once, in bytes, and so the most that a piece of a body has. A codec that is given as much as it
 /// has room for makes more room, up to some hundred kilobytes, and then holds as much for a client that does not read; hence
 /// one byte less than a power of two.
@@ -375,7 +391,11 @@ impl AsyncRead for Pulsed {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf)?;
+        if polled.is_pending() {
+            this.pulse.waits();
+            return Poll::Pending;
+        }
         this.pulse.add(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
@@ -399,7 +419,11 @@ impl AsyncWrite for Pulsed {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        if this.pulse.is_asked() && this.stream.has_ended() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
