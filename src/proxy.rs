@@ -44,6 +44,7 @@ mod tap;
 mod tls;
 mod tunnel;
 mod turned_away;
+mod unread;
 mod upstream;
 mod wait;
 mod watch;

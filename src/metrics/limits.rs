@@ -29,11 +29,13 @@ pub enum Limit {
     Http2ControlFrames,
     /// A request's body was too large.
     RequestBodyBytes,
+    /// A client that responses wait for took none of them, and they cost more than its share.
+    SendBuffer,
 }
 
 impl Limit {
     /// All of them, in the order of the file.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::HeaderBytes,
         Self::HeaderCount,
         Self::UriBytes,
@@ -46,6 +48,7 @@ impl Limit {
         Self::ConnectionsPerAddress,
         Self::Http2ControlFrames,
         Self::RequestBodyBytes,
+        Self::SendBuffer,
     ];
 
     /// The key.
@@ -63,6 +66,7 @@ impl Limit {
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::Http2ControlFrames => "http2_control_frames",
             Self::RequestBodyBytes => "request_body_bytes",
+            Self::SendBuffer => "send_buffer",
         }
     }
 }

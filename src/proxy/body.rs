@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use super::failure::Source;
 use super::head;
 use super::record::Meter;
+use super::unread::Unread;
 use super::upstream::Lease;
 use super::watch::Piece;
 
@@ -222,12 +223,23 @@ pub(super) struct ResponseBody {
     /// Whether it is the client's turn: a piece was handed over and no other was asked for since, or there is no room to
     /// hold another.
     handed_over: bool,
+    /// Where it may be longer than its stream's window.
+    unread: Option<Rc<Unread>>,
 }
 
 enum Content {
     /// Of the proxy's own, in one piece; `None` when it has been taken.
     Own(Option<Bytes>),
     Upstream(Upstreamed),
+}
+
+impl Content {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Upstream(upstreamed) => upstreamed.rest.is_empty() && upstreamed.incoming.is_end_stream(),
+        }
+    }
 }
 
 struct Upstreamed {
@@ -245,7 +257,7 @@ impl ResponseBody {
     /// A body of the proxy's own.
     pub(super) fn own(bytes: Bytes, meter: Option<Box<Meter>>) -> Self {
         let content = Content::Own((!bytes.is_empty()).then_some(bytes));
-        let mut body = Self { content, meter, handed_over: false };
+        let mut body = Self { content, meter, handed_over: false, unread: None };
         body.end_if_over();
         body
     }
@@ -255,17 +267,45 @@ impl ResponseBody {
         let upstreamed =
             Upstreamed { incoming, rest: Bytes::new(), lease: Some(lease), idle: Idle::new(idle), cut: None };
         meter.client.watch.stall_limit(idle);
-        let mut body =
-            Self { content: Content::Upstream(upstreamed), meter: Some(meter), handed_over: false };
+        let content = Content::Upstream(upstreamed);
+        let mut body = Self { content, meter: Some(meter), handed_over: false, unread: None };
         body.end_if_over();
         body
     }
 
     /// Notes the end as soon as it is certain: codecs need not ask for a frame after the last.
     fn end_if_over(&mut self) {
-        if self.is_end_stream() {
+        if !self.content.is_over() {
+            return;
+        }
+        if let Some(unread) = &self.unread {
+            unread.ends_with(None);
+            self.release();
+        } else {
             self.finish();
         }
+    }
+
+    /// From when on it may be longer than its stream's window, it is looked after by itself.
+    fn follow(&mut self) {
+        if self.unread.is_none()
+            && let Some(meter) = &self.meter
+            && meter.response_bytes > meter.client.watch.window()
+            && let Some(task) = meter.task()
+        {
+            let limit = meter.limits().body_idle_timeout.min(meter.idle_limit());
+            self.unread = Some(meter.client.watch.follow(task, limit));
+        }
+    }
+
+    /// The end of a body that is looked after: not before all of it has left, since nobody could end it then.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Piece>>> {
+        if self.unread.as_ref().is_some_and(|unread| !unread.has_left(cx)) {
+            return Poll::Pending;
+        }
+        let trailers = self.unread.take().and_then(|unread| unread.take_trailers());
+        self.finish();
+        Poll::Ready(trailers.map(Frame::trailers))
     }
 
     /// Notes whose turn it is: the client's to take what was handed over, or the upstream's to send more.
@@ -278,29 +318,37 @@ impl ResponseBody {
                 (true, true) | (false, false) => {}
             }
             self.handed_over = handed_over;
+            if let Some(unread) = &self.unread {
+                unread.turn(handed_over);
+            }
         }
     }
 
     /// A frame on its way to the client.
     fn held(&self, frame: Frame<Bytes>) -> Frame<Piece> {
         frame.map_data(|bytes| match (&self.meter, &self.content) {
-            (Some(meter), Content::Upstream(_)) => meter.client.watch.hold(bytes),
+            (Some(meter), Content::Upstream(_)) => meter.client.watch.hold(bytes, self.unread.as_ref()),
             _ => Piece::own(bytes),
         })
     }
 
     fn finish(&mut self) {
         self.turn(false);
+        self.release();
+        if let Some(meter) = &mut self.meter {
+            meter.whole();
+        }
+    }
+
+    /// Nothing is wanted of the upstream any more.
+    fn release(&mut self) {
         if let Content::Upstream(upstreamed) = &mut self.content
             && let Some(lease) = upstreamed.lease.take()
         {
             lease.give_back();
         }
-        if let Some(meter) = &mut self.meter {
-            meter.whole();
-            if let Some(progress) = &meter.progress {
-                progress.stop();
-            }
+        if let Some(progress) = self.meter.as_ref().and_then(|meter| meter.progress.as_ref()) {
+            progress.stop();
         }
     }
 }
@@ -317,6 +365,9 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Source>>> {
         let this = self.get_mut();
+        if this.unread.as_ref().is_some_and(|unread| unread.is_over()) {
+            return this.poll_end(cx).map(|frame| frame.map(Ok));
+        }
         let frame = match &mut this.content {
             Content::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Content::Upstream(upstreamed) => {
@@ -338,6 +389,20 @@ impl Body for ResponseBody {
                 }
             }
         };
+        let frame = match (frame, &this.unread) {
+            (Some(Ok(frame)), Some(unread)) if frame.is_trailers() => {
+                unread.ends_with(frame.into_trailers().ok());
+                this.turn(true);
+                return this.poll_end(cx).map(|frame| frame.map(Ok));
+            }
+            (None, Some(unread)) => {
+                unread.ends_with(None);
+                this.turn(true);
+                this.release();
+                return this.poll_end(cx).map(|frame| frame.map(Ok));
+            }
+            (frame, _) => frame,
+        };
         this.turn(matches!(frame, Some(Ok(_))));
         match &frame {
             Some(Ok(frame)) => {
@@ -345,6 +410,7 @@ impl Body for ResponseBody {
                 super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "body");
                 if let (Some(meter), Some(data)) = (&mut this.meter, frame.data_ref()) {
                     meter.response_bytes += data.len() as u64;
+                    this.follow();
                 }
                 this.end_if_over();
             }
@@ -359,12 +425,7 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
-            Content::Own(bytes) => bytes.is_none(),
-            Content::Upstream(upstreamed) => {
-                upstreamed.rest.is_empty() && upstreamed.incoming.is_end_stream()
-            }
-        }
+        self.unread.is_none() && self.content.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {

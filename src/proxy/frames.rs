@@ -27,6 +27,10 @@ const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 /// On DATA and HEADERS: the last frame of a message.
 const END_STREAM: u8 = 1;
+/// In SETTINGS: how much a new stream may be sent.
+const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+/// How much that is where nothing is said.
+const DEFAULT_WINDOW: u32 = 65_535;
 /// On SETTINGS and PING: an acknowledgement.
 const ACK: u8 = 1;
 /// On HEADERS and CONTINUATION: the last of a head.
@@ -44,6 +48,10 @@ struct Splitter {
     filled: usize,
     /// Bytes up to the next frame.
     skip: usize,
+    /// Within SETTINGS: the setting that is being read, and how much of it there is.
+    setting: Option<([u8; 6], usize)>,
+    /// The smallest window that new streams were given by SETTINGS so far.
+    window: Option<u32>,
 }
 
 impl Splitter {
@@ -60,6 +68,9 @@ impl Splitter {
     fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Head)) {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
+            if self.setting.is_some() {
+                self.read_settings(&bytes[..skipped]);
+            }
             (self.skip, bytes) = (self.skip - skipped, &bytes[skipped..]);
             let wanted = self.wanted();
             let count = (wanted - self.filled).min(bytes.len());
@@ -68,7 +79,20 @@ impl Splitter {
             if self.filled == wanted && wanted == self.wanted() {
                 let head = self.take();
                 self.skip = (head.length as usize).saturating_sub(wanted - HEAD);
+                self.setting = (head.kind == SETTINGS).then_some(([0; 6], 0));
                 found(head);
+            }
+        }
+    }
+
+    fn read_settings(&mut self, bytes: &[u8]) {
+        let Some((setting, filled)) = &mut self.setting else { return };
+        for &byte in bytes {
+            setting[*filled] = byte;
+            *filled = (*filled + 1) % setting.len();
+            if *filled == 0 && setting[..2] == INITIAL_WINDOW_SIZE {
+                let size = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
+                self.window = Some(self.window.unwrap_or(size).min(size));
             }
         }
     }
@@ -105,6 +129,8 @@ pub(super) struct Ledger {
     /// Whether the codec itself has told the client to calm down.
     codec_ended: Cell<bool>,
     filled_at: Cell<Instant>,
+    /// The smallest window that streams were ever given to begin with.
+    window: Cell<u32>,
 }
 
 /// How long it takes an empty account to be filled by time alone: connections whose requests never end send a PING now and
@@ -126,6 +152,7 @@ impl Ledger {
             last_stream: Cell::new(0),
             codec_ended: Cell::new(false),
             filled_at: Cell::new(now),
+            window: Cell::new(DEFAULT_WINDOW),
         }
     }
 
@@ -142,6 +169,11 @@ impl Ledger {
     /// Whether the client has begun a head and not ended it.
     pub(super) fn is_within_head(&self) -> bool {
         self.within_head.get()
+    }
+
+    /// So much fits into the window of each stream that nothing was sent on before, in bytes.
+    pub(super) fn least_window(&self) -> u32 {
+        self.window.get()
     }
 
     /// Time fills the account slowly.
@@ -206,6 +238,9 @@ impl Observer {
     pub(super) fn read(&mut self, bytes: &[u8]) -> bool {
         let ledger = &self.ledger;
         self.came.feed(bytes, |head| ledger.came(head));
+        if let Some(window) = self.came.window.take() {
+            ledger.window.set(ledger.window.get().min(window));
+        }
         !ledger.is_overdrawn()
     }
 
@@ -336,6 +371,16 @@ mod tests {
             observer.goaway().map(|frame| frame[HEAD..].to_vec()),
             Some(vec![0, 0, 0, 5, 0, 0, 0, 11])
         );
+    }
+
+    #[test]
+    fn the_smallest_window_that_was_ever_given_counts() {
+        let (ledger, mut observer) = observer(10, 0);
+        let window = |size: u32| [&[0, 3, 0, 0, 0, 1, 0, 4][..], &size.to_be_bytes()].concat();
+        for (size, least) in [(1 << 30, 65_535), (1000, 1000), (2000, 1000), (0, 0)] {
+            frame(SETTINGS, 0, 0, &window(size)).chunks(5).for_each(|piece| assert!(observer.read(piece)));
+            assert_eq!(ledger.least_window(), least);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
+use tokio::task::AbortHandle;
 
 use super::body::Progress;
 use super::failure::{Failure, Kind};
@@ -151,9 +152,15 @@ impl Meter {
             self.client.shard.tenures().leave(place);
         }
         self.is_tunnel = true;
+        self.client.watch.tunnels();
         let version = self.version()?;
         version.series.tunnel_opened();
         Some(Rc::clone(&version.tenure))
+    }
+
+    /// What drives the request of an HTTP/2 client, where it can be ended alone.
+    pub(super) fn task(&self) -> Option<AbortHandle> {
+        self.client.shard.tenures().task(self.stream?)
     }
 
     /// Notes the status that the client is sent, and whether a page's script, style, image or font is missing.

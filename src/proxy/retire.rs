@@ -119,6 +119,11 @@ impl Tenures {
         }
     }
 
+    /// What drives the request of a place.
+    pub(super) fn task(&self, place: usize) -> Option<AbortHandle> {
+        self.streams.borrow().get(place)?.task.as_ref().map(JoinHandle::abort_handle)
+    }
+
     /// Notes which versions are in the deployment now.
     fn note(&self, shard: &Shard, now: Instant) {
         self.known.borrow_mut().retain(|_, tenure| tenure.strong_count() > 0);

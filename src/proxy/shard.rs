@@ -393,6 +393,8 @@ async fn watch_clients(shard: Weak<Shard>) {
         for (_, watch) in shard.watched.borrow().iter() {
             if let Some(limit) = watch.look(now, &config.limits) {
                 shard.limited(limit);
+            } else {
+                (0..watch.end_unread(now)).for_each(|_| shard.limited(Limit::BodyIdleTimeout));
             }
         }
         pause = look_interval(&config.limits);

@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf, Take};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::{client, server};
 
@@ -160,6 +160,11 @@ impl Stream {
         self.reads_nothing()
     }
 
+    /// Whether the other side has ended or reset it, whatever there is still to be read.
+    pub(super) fn has_ended(&self) -> bool {
+        self.peeked().socket.get_ref().has_ended()
+    }
+
     fn peeked(&self) -> &Peeked {
         match self {
             Self::Plain(stream) => stream,
@@ -185,7 +190,18 @@ impl Socket {
         };
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
+
+    /// Whether the system has told of its end. Bytes that nobody has read do not hide that.
+    pub(super) fn has_ended(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = match self {
+            Self::Tcp(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut context),
+            Self::Unix(socket) => pin!(socket.ready(Interest::READABLE)).poll(&mut context),
+        };
+        matches!(polled, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
 }
+
 /// The most that is read at once, in bytes, and so the most that a piece of a body has. A codec that is given as much as it
 /// has room for makes more room, up to some hundred kilobytes, and then holds as much for a client that does not read; hence
 /// one byte less than a power of two.

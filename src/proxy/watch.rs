@@ -1,15 +1,17 @@
 //! What a shard watches its client connections by: who waits for whom, since when, and how much waits for the client.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use tokio::task::AbortHandle;
 
 use super::frames::Ledger;
+use super::unread::Unread;
 use super::wire::Turn;
 use crate::config::Limits;
 use crate::metrics::Limit;
@@ -29,16 +31,41 @@ pub(super) enum Patience {
 
 /// Bytes that came from a client. Shared with the stream, which the codec wants to be able to send to other threads.
 #[derive(Debug, Default)]
-pub(super) struct Pulse(AtomicU64);
+pub(super) struct Pulse {
+    bytes: AtomicU64,
+    /// How many had come when the codec last waited for more.
+    waited_at: AtomicU64,
+    /// Whether the stream is to say whether the client has left.
+    asked: AtomicBool,
+}
 
 impl Pulse {
     /// The stream is the only writer.
     pub(super) fn add(&self, bytes: usize) {
-        self.0.store(self.get().wrapping_add(bytes as u64), Ordering::Relaxed);
+        self.bytes.store(self.get().wrapping_add(bytes as u64), Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The codec waits for more, and so hears of an end.
+    pub(super) fn waits(&self) {
+        self.waited_at.store(self.get(), Ordering::Relaxed);
+    }
+
+    /// Whether the codec has something, and does not look for more.
+    fn is_deaf(&self) -> bool {
+        self.waited_at.load(Ordering::Relaxed) != self.get()
+    }
+
+    /// Whether the stream is asked whether the client has left; once.
+    pub(super) fn is_asked(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked {
+            self.asked.store(false, Ordering::Relaxed);
+        }
+        asked
     }
 }
 
@@ -54,6 +81,10 @@ pub(super) struct Watch {
     /// Bytes that came (HTTP/1.1 only), and how many of them had come when the last request ended.
     pub(super) pulse: Arc<Pulse>,
     pulse_before: Cell<u64>,
+    /// Where a look found that the codec of HTTP/1.1 does not read, how many bytes had come.
+    deaf_at: Cell<Option<u64>>,
+    /// Whether it has become a tunnel.
+    tunnels: Cell<bool>,
     /// When a look first found a request's head begun and not ended.
     head_since: Cell<Option<Instant>>,
     patience: Cell<Patience>,
@@ -75,6 +106,10 @@ pub(super) struct Watch {
     span: Cell<(Instant, u64)>,
     /// When a look last found that something had left, and how much.
     moved: Cell<(Instant, u64)>,
+    /// Pieces that were handed over, and the newest of them of which something has left.
+    pieces: Cell<(u64, u64)>,
+    /// Responses of HTTP/2 that may be longer than their windows.
+    unread: RefCell<Vec<Weak<Unread>>>,
     /// Responses that wait for room.
     blocked: RefCell<Vec<Waker>>,
     /// HTTP/2 frames.
@@ -87,6 +122,12 @@ pub(super) struct Watch {
 
 /// Where the kernel takes what waits for a slow client, it takes as much as this at a time.
 const LUMP: u64 = 32 << 10;
+/// About what a response that waits for its client costs besides the bytes that are held: its request's state and the
+/// buffers of the codec that reads from its upstream.
+const EXCHANGE: usize = 34 << 10;
+/// For how long a client whose responses cost more than its share may take nothing at all. A slow network takes something
+/// within that time.
+const OVER_SHARE: Duration = Duration::from_secs(10);
 /// A piece that is handed over although there is no room: for a stream that is read it is gone at once.
 const SMALL: usize = 2 << 10;
 
@@ -100,6 +141,8 @@ impl Watch {
             waits_since: Cell::new(now),
             pulse: Arc::default(),
             pulse_before: Cell::new(0),
+            deaf_at: Cell::new(None),
+            tunnels: Cell::new(false),
             head_since: Cell::new(None),
             patience: Cell::new(Patience::Left),
             handed_over: Cell::new(0),
@@ -111,6 +154,8 @@ impl Watch {
             taken: Cell::new(0),
             span: Cell::new((now, 0)),
             moved: Cell::new((now, 0)),
+            pieces: Cell::new((0, 0)),
+            unread: RefCell::default(),
             blocked: RefCell::default(),
             ledger: OnceCell::new(),
             waker: Cell::new(None),
@@ -191,16 +236,74 @@ impl Watch {
     }
 
     /// Holds a piece of a response for the client.
-    pub(super) fn hold(self: &Rc<Self>, bytes: Bytes) -> Piece {
+    pub(super) fn hold(self: &Rc<Self>, bytes: Bytes, unread: Option<&Rc<Unread>>) -> Piece {
         self.held.set(self.held.get() + bytes.len());
-        Piece { bytes, watch: Some(Rc::clone(self)) }
+        let (handed, newest) = self.pieces.get();
+        self.pieces.set((handed + 1, newest));
+        if let Some(unread) = unread {
+            unread.hold(bytes.len());
+        }
+        Piece { bytes, number: handed + 1, watch: Some(Rc::clone(self)), unread: unread.cloned() }
     }
 
-    /// Bytes of a piece have left, or are given up.
-    fn left(&self, count: usize) {
-        self.held.set(self.held.get().saturating_sub(count));
+    /// Bytes of a piece have left.
+    fn left(&self, count: usize, number: u64) {
         self.taken.set(self.taken.get() + count as u64);
+        let (handed, newest) = self.pieces.get();
+        self.pieces.set((handed, newest.max(number)));
+        self.given_up(count);
+    }
+
+    /// Bytes are held no longer.
+    fn given_up(&self, count: usize) {
+        self.held.set(self.held.get().saturating_sub(count));
         self.wake_blocked();
+    }
+
+    /// So long may a response be that fits into its stream's window in any case; over HTTP/1.1, any.
+    pub(super) fn window(&self) -> u64 {
+        self.ledger.get().map_or(u64::MAX, |ledger| ledger.least_window().into())
+    }
+
+    /// Looks after a response that may be longer, which is driven by this task and may stand still for so long.
+    pub(super) fn follow(&self, task: AbortHandle, limit: Duration) -> Rc<Unread> {
+        let unread = Rc::new(Unread::new(task, limit, Instant::now(), self.pieces.get().0));
+        self.unread.borrow_mut().push(Rc::downgrade(&unread));
+        unread
+    }
+
+    /// Ends the responses that the client has left unread for too long while others go on; how many.
+    pub(super) fn end_unread(&self, now: Instant) -> usize {
+        if self.unread.borrow().is_empty() {
+            return 0;
+        }
+        let (pieces, stands) = (self.pieces.get(), now.saturating_duration_since(self.moved.get().0));
+        let mut ended = 0;
+        self.unread.borrow_mut().retain(|unread| {
+            let Some(unread) = unread.upgrade() else { return false };
+            let is_left = unread.is_left(now, pieces, stands);
+            if is_left {
+                unread.end();
+                ended += 1;
+            }
+            !is_left
+        });
+        if ended > 0 {
+            // What they held may leave with them.
+            self.moved.set((now, self.taken.get()));
+        }
+        ended
+    }
+
+    /// Whether something is held that does not belong to a response that can be ended alone.
+    fn holds_others(&self) -> bool {
+        let alone: usize = self.unread.borrow().iter().filter_map(Weak::upgrade).map(|one| one.held()).sum();
+        self.held.get() > alone
+    }
+
+    /// Notes that the connection has become a tunnel: its ends are the tunnel's business.
+    pub(super) fn tunnels(&self) {
+        self.tunnels.set(true);
     }
 
     /// Whether nothing of any body waits for the client.
@@ -255,6 +358,10 @@ impl Watch {
         if let Some(ledger) = self.ledger.get() {
             ledger.pass_time(now);
         }
+        if self.is_deaf_for_long() {
+            self.pulse.asked.store(true, Ordering::Relaxed);
+            self.wake();
+        }
         let (patience, limit) = self.judge(now, limits);
         if self.patience.get() >= patience {
             self.patience.set(patience);
@@ -267,6 +374,19 @@ impl Watch {
     /// Has the connection end, now or as soon as it can.
     pub(super) fn ends(&self, patience: Patience) {
         self.patience.set(patience);
+        self.wake();
+    }
+
+    /// Whether a request is under way over HTTP/1.1, and its codec has not read since the last look, because it has
+    /// something already, such as the next request: it would not hear of the client's end.
+    fn is_deaf_for_long(&self) -> bool {
+        let is_deaf =
+            self.is_busy() && self.ledger.get().is_none() && !self.tunnels.get() && self.pulse.is_deaf();
+        let at = is_deaf.then(|| self.pulse.get());
+        self.deaf_at.replace(at) == at && is_deaf
+    }
+
+    fn wake(&self) {
         let waker = self.waker.take();
         if let Some(waker) = &waker {
             waker.wake_by_ref();
@@ -275,6 +395,10 @@ impl Watch {
     }
 
     fn judge(&self, now: Instant, limits: &Limits) -> (Patience, Option<Limit>) {
+        let taken = self.taken.get();
+        if taken != self.moved.get().1 || (self.held.get() == 0 && self.handed_over.get() == 0) {
+            self.moved.set((now, taken));
+        }
         if self.has_begun_head() {
             let since = self.head_since.get().unwrap_or(now);
             self.head_since.set(Some(since));
@@ -307,21 +431,25 @@ impl Watch {
         }
     }
 
-    /// Which bound on reading the client has met, if any. Only while it is the client that everything waits for.
+    /// Which bound on reading the connection's client has met, if any.
     fn slowness(&self, now: Instant, limits: &Limits) -> Option<Limit> {
         let (waiting, taken) = (self.handed_over.get(), self.taken.get());
-        let (moved_at, moved) = self.moved.get();
-        if waiting == 0 || waiting != self.requests.get() {
-            self.span.set((now, taken));
-            self.moved.set((now, taken));
-            return None;
-        }
-        if taken != moved {
-            self.moved.set((now, taken));
-        } else if now.saturating_duration_since(moved_at)
-            >= limits.body_idle_timeout.min(self.stall_limit.get())
+        let waits_for_client = waiting > 0 && waiting == self.requests.get();
+        let stands = now.saturating_duration_since(self.moved.get().0);
+        if stands >= limits.body_idle_timeout.min(self.stall_limit.get())
+            && (waits_for_client || self.holds_others())
         {
             return Some(Limit::BodyIdleTimeout);
+        }
+        let cost = (waiting as usize).saturating_mul(EXCHANGE).saturating_add(self.held.get());
+        if waiting > 0 && stands >= OVER_SHARE && cost > limits.send_buffer {
+            return Some(Limit::SendBuffer);
+        }
+        // The rate is the connection's: which stream has how much of it, the codec decides, and it is only fair where all of
+        // them are counted together.
+        if !waits_for_client {
+            self.span.set((now, taken));
+            return None;
         }
         // What it takes buys it time: so a lump that the kernel took at once counts for as long as it lasts.
         let rate = u64::from(limits.min_rate);
@@ -335,14 +463,17 @@ impl Watch {
 /// A piece of a body on its way to a client: it counts as held until its bytes have left.
 pub(super) struct Piece {
     bytes: Bytes,
+    /// Its place among those of its connection.
+    number: u64,
     /// `None` where nobody counts.
     watch: Option<Rc<Watch>>,
+    unread: Option<Rc<Unread>>,
 }
 
 impl Piece {
     /// A piece that is not counted: of the proxy's own, and small.
     pub(super) fn own(bytes: Bytes) -> Self {
-        Self { bytes, watch: None }
+        Self { bytes, number: 0, watch: None, unread: None }
     }
 }
 
@@ -358,7 +489,10 @@ impl Buf for Piece {
     fn advance(&mut self, count: usize) {
         self.bytes.advance(count);
         if let Some(watch) = &self.watch {
-            watch.left(count);
+            watch.left(count, self.number);
+        }
+        if let Some(unread) = &self.unread {
+            unread.left(count);
         }
     }
 }
@@ -368,7 +502,10 @@ impl Drop for Piece {
         if let Some(watch) = &self.watch
             && !self.bytes.is_empty()
         {
-            watch.left(self.bytes.len());
+            watch.given_up(self.bytes.len());
+            if let Some(unread) = &self.unread {
+                unread.given_up(self.bytes.len());
+            }
         }
     }
 }
@@ -420,7 +557,7 @@ mod tests {
         let begun = Instant::now();
         let watch = Rc::new(Watch::new(begun, 1 << 20, 1 << 20));
         watch.request_began();
-        let mut piece = watch.hold(Bytes::from(vec![0; 1 << 20]));
+        let mut piece = watch.hold(Bytes::from(vec![0; 1 << 20]), None);
         watch.look(begun, &limits());
         watch.handed_over();
         // 20 seconds of grace, 32 that the first lump may last, 64 for what was taken.
@@ -452,10 +589,29 @@ mod tests {
     }
 
     #[test]
+    fn a_client_over_its_share_that_takes_nothing_at_all_is_ended_early() {
+        let begun = Instant::now();
+        let watch = Rc::new(Watch::new(begun, 1 << 20, 1 << 20));
+        let within = limits().send_buffer / EXCHANGE;
+        (0..=within).for_each(|_| watch.request_began());
+        // One more request waits for its upstream.
+        watch.request_began();
+        (0..within).for_each(|_| watch.handed_over());
+        let mut piece = watch.hold(Bytes::from_static(&[0; 2]), None);
+        watch.look(begun, &limits());
+        assert_eq!(watch.look(after(begun, 10), &limits()), None, "within its share");
+        watch.handed_over();
+        piece.advance(1);
+        assert_eq!(watch.look(after(begun, 11), &limits()), None, "it takes something");
+        assert_eq!(watch.look(after(begun, 20), &limits()), None);
+        assert_eq!(watch.look(after(begun, 21), &limits()), Some(Limit::SendBuffer));
+    }
+
+    #[test]
     fn what_is_given_up_is_held_no_longer() {
         let watch = Rc::new(Watch::new(Instant::now(), 10, 20));
         let context = Context::from_waker(Waker::noop());
-        let piece = watch.hold(Bytes::from_static(&[0; 10]));
+        let piece = watch.hold(Bytes::from_static(&[0; 10]), None);
         assert_eq!(watch.allowance(&context), None);
         drop(piece);
         assert!(watch.allowance(&context) == Some(usize::MAX) && watch.holds_nothing());
@@ -465,10 +621,10 @@ mod tests {
     fn beyond_its_room_a_connection_that_flows_holds_small_pieces_up_to_the_most() {
         let watch = Rc::new(Watch::new(Instant::now(), 10, 20));
         let context = Context::from_waker(Waker::noop());
-        let _piece = watch.hold(Bytes::from_static(&[0; 10]));
+        let _piece = watch.hold(Bytes::from_static(&[0; 10]), None);
         watch.flows(true);
         assert_eq!(watch.allowance(&context), Some(SMALL));
-        let _another = watch.hold(Bytes::from_static(&[0; 10]));
+        let _another = watch.hold(Bytes::from_static(&[0; 10]), None);
         assert_eq!(watch.allowance(&context), None);
         watch.flows(false);
         assert_eq!(watch.allowance(&context), None);

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunks::{Chunks, Malformed, SharedChunks};
 use super::failure::Kind;
+use super::stream::Stream;
 use super::watch::Pulse;
 
 /// Whose turn it is on a connection. Its stream must be `Send`, as upgrades demand, so this is atomic; but only one
@@ -248,7 +249,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        let polled = Pin::new(&mut this.stream).poll_read(cx, buf)?;
+        if polled.is_pending() {
+            this.pulse.waits();
+            return Poll::Pending;
+        }
         this.pulse.add(buf.filled().len() - before);
         if this.turn.is_open() {
             this.keep(&buf.filled()[before..]);
@@ -262,7 +267,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+impl AsyncWrite for Wire<Stream> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.turn.is_open() && this.take(buf) {
@@ -294,6 +299,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
         let this = self.get_mut();
         if !this.answer.is_empty() {
             ready!(this.poll_answer(cx))?;
+        }
+        if this.pulse.is_asked() && this.stream.has_ended() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
         if this.turn.ends() {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::wire::{DATA, END_HEADERS, END_STREAM, HEADERS, WINDOW_UPDATE, Wire, block, frame, get};
+use super::wire::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE, Wire, block, frame, get,
+};
 use super::{is_met, limited, long, met};
 use crate::support::{Backend, Connection, Proxy, backend, soon};
 
@@ -134,4 +136,58 @@ async fn streams_of_http_2_that_are_not_read_hold_up_no_others() {
         }
     }
     assert_eq!(whole, 60_000);
+}
+
+/// A backend that leaves a POST without an answer, answers a PUT with a byte now and then, and others with so much.
+async fn mixed(length: usize) -> Backend {
+    let answer = move |request: http::Request<_>| async move {
+        if request.method() == "POST" {
+            std::future::pending::<()>().await;
+        }
+        if request.method() != "PUT" {
+            return http::Response::new(crate::support::body(vec![b'x'; length]));
+        }
+        let (feed, stream) = crate::support::frames();
+        tokio::spawn(async move {
+            while feed.send(Ok(http_body::Frame::data("x".into()))).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        http::Response::new(stream)
+    };
+    backend("v1").answering(answer).start().await
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_reset_and_others_of_its_connection_live_on() {
+    // What the window has no room for may be much, the end of a body, or all of it.
+    for (window, length) in [(65_535, 1 << 20), (1000, 2000), (0, 10)] {
+        for other in ["POST", "PUT"] {
+            let v1 = mixed(length).await;
+            let proxy = limited("body_idle_timeout = \"300ms\"\nmin_rate = 0", &v1).await;
+            let mut wire = Wire::open(&proxy, window).await;
+            wire.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes())).await;
+            wire.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(other))).await;
+            wire.send(&frame(WINDOW_UPDATE, 0, 1, &(1_u32 << 20).to_be_bytes())).await;
+            wire.send(&get(3)).await;
+            loop {
+                let (kind, flags, stream, _) = wire.next().await.expect("the connection goes on");
+                let is_end = matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+                assert!(kind != GOAWAY && !is_end, "{other} {window}");
+                if kind == RST_STREAM {
+                    assert_eq!(stream, 3);
+                    break;
+                }
+            }
+            is_met(&proxy, "body_idle_timeout", 1).await;
+            wire.send(&get(5)).await;
+            wire.send(&frame(WINDOW_UPDATE, 0, 5, &(1_u32 << 20).to_be_bytes())).await;
+            let mut came = 0;
+            while came < length {
+                let (kind, _, stream, payload) = wire.next().await.expect("the connection goes on");
+                assert!(kind != GOAWAY && kind != RST_STREAM, "{other} {window}");
+                came += if (kind, stream) == (DATA, 5) { payload.len() } else { 0 };
+            }
+        }
+    }
 }

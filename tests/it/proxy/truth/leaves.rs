@@ -182,3 +182,28 @@ fn a_client_that_leaves_cancels_its_request_over_all_protocols() {
         }
     });
 }
+
+#[test]
+fn a_request_that_was_sent_behind_another_does_not_hide_that_the_client_leaves() {
+    run(async {
+        for when in [When::Waiting, When::Answered] {
+            for by in ALL.into_iter().filter(|by| !by.http2) {
+                for is_reset in [false, true] {
+                    let to = ALL.into_iter().find(|to| !to.http2).unwrap();
+                    let certificates = Certificates::new();
+                    let (upstream, mut events) = upstream(certificates.acceptor(to), to, when).await;
+                    let proxy = Arc::new(before(certificates, &upstream, to).await);
+                    let client = Client::new(connect(&proxy, by, is_reset).await, by).await;
+                    let Client::Http1(mut connection) = client else { unreachable!() };
+                    connection
+                        .send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n")
+                        .await;
+                    assert_eq!(soon("the request", events.recv()).await, Some(Seen::Here));
+                    drop(connection);
+                    let case = format!("{by:?} while {when:?}, reset: {is_reset}");
+                    assert_eq!(soon(&case, events.recv()).await, Some(Seen::Gone), "{case}");
+                }
+            }
+        }
+    });
+}
