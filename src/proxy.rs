@@ -27,6 +27,7 @@ mod head;
 mod health;
 mod overrides;
 mod panics;
+mod piece;
 mod pool;
 mod probe;
 mod proxy_protocol;

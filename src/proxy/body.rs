@@ -15,10 +15,10 @@ use tokio::time::Sleep;
 
 use super::failure::Source;
 use super::head;
+use super::piece::Piece;
 use super::record::Meter;
 use super::unread::Unread;
 use super::upstream::Lease;
-use super::watch::Piece;
 
 /// A request's body on its way to an upstream, whatever codec reads it.
 pub(super) struct RequestBody {

@@ -2,7 +2,7 @@
 //! that bring nothing on.
 //!
 //! The codec counts some floods by itself (resets, CONTINUATION, small DATA) and shows none. Here only the nine bytes
-//! before each frame are looked at, never what is in it.
+//! before each frame are looked at, and of what is in it only the window that SETTINGS give to streams.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
