@@ -359,7 +359,8 @@ mod tests {
         for size in [1, 2, 3, 8, 9, 10, 17, 1000] {
             let (mut splitter, mut found) = (Splitter::after(24), Vec::new());
             for piece in bytes.chunks(size) {
-                splitter.feed(piece, |head, _| found.push((head.kind, head.length, head.stream, head.reason)));
+                splitter
+                    .feed(piece, |head, _| found.push((head.kind, head.length, head.stream, head.reason)));
             }
             assert_eq!(found, expected, "{size}");
             assert!(splitter.is_between());
@@ -380,6 +381,8 @@ mod tests {
     #[test]
     fn a_request_that_completes_fills_the_account_and_what_is_sent_pays_for_window_updates() {
         let (_, mut observer) = observer(3, 0);
+        observer.read(&frame(HEADERS, END_HEADERS, 1, b"x"));
+        observer.turn_ends();
         for _ in 0..100 {
             assert!(observer.read(&frame(PING, 0, 0, &[0; 8]).repeat(3)));
             observer.written(&frame(HEADERS, END_HEADERS | END_STREAM, 1, b"x"));

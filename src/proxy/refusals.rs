@@ -186,7 +186,7 @@ mod tests {
     fn an_answer_is_dressed_where_it_stands() {
         let mut bytes = b"before\0\0\x01\x01\x05\0\0\0\x01\xbebehind".to_vec();
         dress(&mut bytes, 6);
-        let expected = b"before\0\0\x1e\x01\x05\0\0\0\x01\xbe\0\x0dgradual-error\x0ehead-too-largebehind";
+        let expected = b"before\0\0\x1f\x01\x05\0\0\0\x01\xbe\0\x0dgradual-error\x0ehead-too-largebehind";
         assert_eq!(bytes, expected);
     }
 }
