@@ -32,6 +32,7 @@ mod pool;
 mod probe;
 mod proxy_protocol;
 mod record;
+mod refusals;
 mod resolve;
 mod retire;
 pub(crate) mod secret;

@@ -17,6 +17,8 @@ pub enum Limit {
     DetectionTimeout,
     /// A request's head took too long.
     HeaderTimeout,
+    /// A connection waited too long for its next request.
+    KeepAliveTimeout,
     /// A client left a body or tunnel standing still.
     BodyIdleTimeout,
     /// A client sent or read too slowly.
@@ -25,6 +27,8 @@ pub enum Limit {
     Connections,
     /// There were too many connections of one address.
     ConnectionsPerAddress,
+    /// There were too many HTTP/2 requests at once on a connection.
+    Http2Streams,
     /// Too many HTTP/2 frames brought nothing on.
     Http2ControlFrames,
     /// A request's body was too large.
@@ -35,17 +39,19 @@ pub enum Limit {
 
 impl Limit {
     /// All of them, in the order of the file.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::HeaderBytes,
         Self::HeaderCount,
         Self::UriBytes,
         Self::TlsHandshakeTimeout,
         Self::DetectionTimeout,
         Self::HeaderTimeout,
+        Self::KeepAliveTimeout,
         Self::BodyIdleTimeout,
         Self::MinRate,
         Self::Connections,
         Self::ConnectionsPerAddress,
+        Self::Http2Streams,
         Self::Http2ControlFrames,
         Self::RequestBodyBytes,
         Self::SendBuffer,
@@ -60,10 +66,12 @@ impl Limit {
             Self::TlsHandshakeTimeout => "tls_handshake_timeout",
             Self::DetectionTimeout => "detection_timeout",
             Self::HeaderTimeout => "header_timeout",
+            Self::KeepAliveTimeout => "keep_alive_timeout",
             Self::BodyIdleTimeout => "body_idle_timeout",
             Self::MinRate => "min_rate",
             Self::Connections => "connections",
             Self::ConnectionsPerAddress => "connections_per_address",
+            Self::Http2Streams => "http2_streams",
             Self::Http2ControlFrames => "http2_control_frames",
             Self::RequestBodyBytes => "request_body_bytes",
             Self::SendBuffer => "send_buffer",

@@ -29,6 +29,7 @@ use super::handler::{self, Client};
 use super::panics;
 use super::proxy_protocol::{self, Named, Parsed};
 use super::record;
+use super::refusals;
 use super::shard::{Shard, Watched};
 use super::snapshot::Blueprint;
 use super::stream::{Peeked, Socket, Stream};
@@ -379,11 +380,14 @@ fn count_refusal(client: &Client, kind: Kind) {
 
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
-    let service =
-        service_fn(move |request: Request<Incoming>| handler::handle_among_others(&of_client, request));
     let listener = client.listener.current();
     let ledger = Rc::new(Ledger::new(listener.limits().http2_control_frames, Instant::now()));
     client.watch.frames(&ledger);
+    let of_ledger = Rc::clone(&ledger);
+    let service = service_fn(move |request: Request<Incoming>| {
+        of_ledger.refusals().request_began();
+        handler::handle_among_others(&of_client, request)
+    });
     let corked = Corked::new(stream, Some(Observer::new(&ledger, PREFACE.len())));
     let builder = http2_settings(&client, listener.limits());
     drop(listener);
@@ -400,6 +404,7 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
             }
             let uncorked = corked.poll_uncork(context);
             client.watch.flows(uncorked.is_ready());
+            refusals::record(&client, &ledger);
             match uncorked {
                 Poll::Ready(Err(error)) if ended.is_pending() => Poll::Ready(Err(error)),
                 _ => ended,
@@ -407,9 +412,7 @@ async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
         })
         .await
     };
-    if ledger.is_overdrawn() || ledger.has_codec_ended() {
-        client.shard.limited(Limit::Http2ControlFrames);
-    }
+    refusals::record_end(&client, &ledger);
     // What the codec said last, such as why it ends.
     let said = poll_fn(|context| corked.poll_uncork(context));
     let _ = tokio::time::timeout(LAST_CHANCE, said).await;

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::Observer;
+use super::refusals;
 
 /// A stream with a cork in it. Clones are the same stream: the codec has one, and the task that drives it another.
 #[derive(Debug)]
@@ -65,7 +66,11 @@ impl<S> Clone for Corked<S> {
 impl<S: AsyncWrite + Unpin> Corked<S> {
     /// Writes what is held back. To be called whenever the codec has nothing more to write.
     pub(super) fn poll_uncork(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().poll_send(cx)
+        let mut held = self.0.borrow_mut();
+        if let Some(observer) = &held.observer {
+            observer.turn_ends();
+        }
+        held.poll_send(cx)
     }
 }
 
@@ -114,9 +119,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Corked<S> {
             ready!(held.poll_send(cx))?;
         }
         let taken = &buf[..buf.len().min(MOST)];
+        let before = held.buffer.len();
         held.buffer.extend_from_slice(taken);
         if let Some(observer) = &mut held.observer {
-            observer.written(taken);
+            // From the last one on, so that those before it stay where they are.
+            for at in observer.written(taken).into_iter().rev() {
+                refusals::dress(&mut held.buffer, before + at);
+            }
         }
         Poll::Ready(Ok(taken.len()))
     }

@@ -2,10 +2,12 @@
 //! that bring nothing on.
 //!
 //! The codec counts some floods by itself (resets, CONTINUATION, small DATA) and shows none. Here only the nine bytes
-//! before each frame are looked at, and of what is in it only the window that SETTINGS give to streams.
+//! before each frame are looked at, why a stream or the connection ends, and the window that SETTINGS give to streams.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
+
+use super::refusals::Refusals;
 
 /// What stands before a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +17,15 @@ pub(super) struct Head {
     kind: u8,
     flags: u8,
     stream: u32,
-    /// Of a GOAWAY, why.
+    /// Of RST_STREAM and GOAWAY, why.
     reason: u32,
+    /// Of a GOAWAY, the first byte of what is said about it.
+    debug: u8,
 }
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -35,16 +40,21 @@ const DEFAULT_WINDOW: u32 = 65_535;
 const ACK: u8 = 1;
 /// On HEADERS and CONTINUATION: the last of a head.
 const END_HEADERS: u8 = 4;
+const NO_ERROR: u32 = 0;
 const ENHANCE_YOUR_CALM: u32 = 11;
+/// How the codec begins to say that a head is so large that it does not read on.
+const HEADER_LIST: u8 = b'h';
 
-/// The length of what stands before a frame; and, for a GOAWAY, of that and its reason.
-const HEAD: usize = 9;
+/// The length of what stands before a frame; and, where there is more to be seen, of that and why it was sent.
+pub(super) const HEAD: usize = 9;
+const RESET_HEAD: usize = HEAD + 4;
 const GOAWAY_HEAD: usize = HEAD + 8;
+const DEBUG_HEAD: usize = GOAWAY_HEAD + 1;
 
 /// Finds the frames in bytes that come piece by piece.
 #[derive(Debug, Default)]
 struct Splitter {
-    head: [u8; GOAWAY_HEAD],
+    head: [u8; DEBUG_HEAD],
     filled: usize,
     /// Bytes up to the next frame.
     skip: usize,
@@ -65,7 +75,14 @@ impl Splitter {
         self.skip == 0 && self.filled == 0
     }
 
-    fn feed(&mut self, mut bytes: &[u8], mut found: impl FnMut(Head)) {
+    /// Whether a frame of a head has begun and not ended.
+    fn is_within_head(&self) -> bool {
+        self.skip > 0 && matches!(self.head[3], HEADERS | CONTINUATION)
+    }
+
+    /// Finds the frames whose heads end in these bytes, and where behind its head each goes on.
+    fn feed(&mut self, all: &[u8], mut found: impl FnMut(Head, usize)) {
+        let mut bytes = all;
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             if self.setting.is_some() {
@@ -80,7 +97,7 @@ impl Splitter {
                 let head = self.take();
                 self.skip = (head.length as usize).saturating_sub(wanted - HEAD);
                 self.setting = (head.kind == SETTINGS).then_some(([0; 6], 0));
-                found(head);
+                found(head, all.len() - bytes.len());
             }
         }
     }
@@ -98,20 +115,36 @@ impl Splitter {
     }
 
     fn wanted(&self) -> usize {
-        let is_goaway = self.filled >= HEAD && self.head[3] == GOAWAY && self.head[..3] >= [0, 0, 8][..];
-        if is_goaway { GOAWAY_HEAD } else { HEAD }
+        if self.filled < HEAD {
+            return HEAD;
+        }
+        let length = self.number(0) >> 8;
+        match self.head[3] {
+            RST_STREAM if length >= 4 => RESET_HEAD,
+            GOAWAY if length > 8 => DEBUG_HEAD,
+            GOAWAY if length == 8 => GOAWAY_HEAD,
+            _ => HEAD,
+        }
+    }
+
+    fn number(&self, at: usize) -> u32 {
+        u32::from_be_bytes([self.head[at], self.head[at + 1], self.head[at + 2], self.head[at + 3]])
     }
 
     fn take(&mut self) -> Head {
-        let number = |at: usize| {
-            u32::from_be_bytes([self.head[at], self.head[at + 1], self.head[at + 2], self.head[at + 3]])
+        let (reason, debug) = match self.filled {
+            HEAD => (0, 0),
+            RESET_HEAD => (self.number(HEAD), 0),
+            GOAWAY_HEAD => (self.number(HEAD + 4), 0),
+            _ => (self.number(HEAD + 4), self.head[GOAWAY_HEAD]),
         };
         let head = Head {
-            length: number(0) >> 8,
+            length: self.number(0) >> 8,
             kind: self.head[3],
             flags: self.head[4],
-            stream: number(5) & 0x7fff_ffff,
-            reason: if self.filled == GOAWAY_HEAD { number(13) } else { 0 },
+            stream: self.number(5) & 0x7fff_ffff,
+            reason,
+            debug,
         };
         self.filled = 0;
         head
@@ -125,12 +158,27 @@ pub(super) struct Ledger {
     most: i64,
     left: Cell<i64>,
     within_head: Cell<bool>,
+    /// Whether only a part of a head's frame has come.
+    is_cut: Cell<bool>,
     last_stream: Cell<u32>,
-    /// Whether the codec itself has told the client to calm down.
-    codec_ended: Cell<bool>,
+    /// The stream of the last head to begin, trailers among them.
+    head_of: Cell<u32>,
+    refusals: Refusals,
+    ended: Cell<Option<Ended>>,
     filled_at: Cell<Instant>,
     /// The smallest window that streams were ever given to begin with.
     window: Cell<u32>,
+}
+
+/// Why the codec itself has ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The client is to calm down.
+    Calm,
+    /// A head is much larger than is allowed.
+    HeadTooLarge,
+    /// What came is no HTTP/2.
+    Malformed,
 }
 
 /// How long it takes an empty account to be filled by time alone: connections whose requests never end send a PING now and
@@ -149,8 +197,11 @@ impl Ledger {
             most: most.into(),
             left: Cell::new(most.into()),
             within_head: Cell::new(false),
+            is_cut: Cell::new(false),
             last_stream: Cell::new(0),
-            codec_ended: Cell::new(false),
+            head_of: Cell::new(0),
+            refusals: Refusals::default(),
+            ended: Cell::new(None),
             filled_at: Cell::new(now),
             window: Cell::new(DEFAULT_WINDOW),
         }
@@ -161,14 +212,19 @@ impl Ledger {
         self.left.get() < 0
     }
 
-    /// Whether the codec has ended the connection because of what the client sends.
-    pub(super) fn has_codec_ended(&self) -> bool {
-        self.codec_ended.get()
+    /// Why the codec has ended the connection, if it did because of what the client sends.
+    pub(super) fn codec_ended(&self) -> Option<Ended> {
+        self.ended.get()
+    }
+
+    /// What the codec refuses by itself.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Whether the client has begun a head and not ended it.
     pub(super) fn is_within_head(&self) -> bool {
-        self.within_head.get()
+        self.within_head.get() || self.is_cut.get()
     }
 
     /// So much fits into the window of each stream that nothing was sent on before, in bytes.
@@ -199,7 +255,11 @@ impl Ledger {
             DATA if head.length > 0 || head.flags & END_STREAM != 0 => return,
             HEADERS => {
                 self.within_head.set(head.flags & END_HEADERS == 0);
-                self.last_stream.set(self.last_stream.get().max(head.stream));
+                self.head_of.set(head.stream);
+                if head.stream > self.last_stream.get() {
+                    self.last_stream.set(head.stream);
+                    self.refusals.stream_began();
+                }
                 return;
             }
             CONTINUATION => self.within_head.set(head.flags & END_HEADERS == 0),
@@ -208,14 +268,28 @@ impl Ledger {
         self.left.set(self.left.get() - 1);
     }
 
-    fn goes(&self, head: Head) {
+    /// A frame to the client; whether the codec says by it on its own that a head is too large.
+    fn goes(&self, head: Head) -> bool {
         match head.kind {
+            HEADERS if head.flags & END_STREAM != 0 && self.refusals.is_answered(head.stream) => return true,
             DATA | HEADERS if head.flags & END_STREAM != 0 => self.pay(self.most),
             DATA | HEADERS => self.pay(PER_FRAME + i64::from(head.length / BYTES_PER_FRAME)),
+            RST_STREAM => self.refusals.is_reset(head.stream, head.reason),
             SETTINGS | PING if head.flags & ACK == 0 => self.pay(1),
-            GOAWAY if head.reason == ENHANCE_YOUR_CALM => self.codec_ended.set(true),
+            GOAWAY => self.ends(head),
             _ => {}
         }
+        false
+    }
+
+    fn ends(&self, goaway: Head) {
+        let why = match (goaway.reason, goaway.debug) {
+            (NO_ERROR, _) => return,
+            (ENHANCE_YOUR_CALM, HEADER_LIST) => Ended::HeadTooLarge,
+            (ENHANCE_YOUR_CALM, _) => Ended::Calm,
+            _ => Ended::Malformed,
+        };
+        self.ended.set(Some(why));
     }
 }
 
@@ -237,17 +311,31 @@ impl Observer {
     /// Bytes from the client; false where they must not be listened to any more.
     pub(super) fn read(&mut self, bytes: &[u8]) -> bool {
         let ledger = &self.ledger;
-        self.came.feed(bytes, |head| ledger.came(head));
+        self.came.feed(bytes, |head, _| ledger.came(head));
+        ledger.is_cut.set(self.came.is_within_head());
         if let Some(window) = self.came.window.take() {
             ledger.window.set(ledger.window.get().min(window));
         }
         !ledger.is_overdrawn()
     }
 
-    /// Bytes to the client.
-    pub(super) fn written(&mut self, bytes: &[u8]) {
+    /// Bytes to the client. Returns where in them the codec's own refusals of heads begin, whole frames only.
+    pub(super) fn written(&mut self, bytes: &[u8]) -> Vec<usize> {
+        let (ledger, mut refused) = (&self.ledger, Vec::new());
+        self.goes.feed(bytes, |head, at| {
+            let is_whole = || at >= HEAD && at + head.length as usize <= bytes.len();
+            if ledger.goes(head) && is_whole() {
+                refused.push(at - HEAD);
+            }
+        });
+        refused
+    }
+
+    /// The connection's task has done what there was to be done.
+    pub(super) fn turn_ends(&self) {
         let ledger = &self.ledger;
-        self.goes.feed(bytes, |head| ledger.goes(head));
+        let last = ledger.last_stream.get();
+        ledger.refusals.turn_ends(last, ledger.is_within_head() && ledger.head_of.get() == last);
     }
 
     /// The frame that ends the connection, where one may be written now.
@@ -290,6 +378,7 @@ mod tests {
             frame(GOAWAY, 0, 0, &goaway),
             frame(GOAWAY, 0, 0, b"short"),
             frame(PING, ACK, 0, &[0; 8]),
+            frame(RST_STREAM, 0, 1, &7u32.to_be_bytes()),
             frame(HEADERS, END_HEADERS, u32::MAX, b""),
         ] {
             bytes.extend(frame);
@@ -299,12 +388,14 @@ mod tests {
             (GOAWAY, 11, 0, 11),
             (GOAWAY, 5, 0, 0),
             (PING, 8, 0, 0),
+            (RST_STREAM, 4, 1, 7),
             (HEADERS, 0, u32::MAX >> 1, 0),
         ];
         for size in [1, 2, 3, 8, 9, 10, 17, 1000] {
             let (mut splitter, mut found) = (Splitter::after(24), Vec::new());
             for piece in bytes.chunks(size) {
-                splitter.feed(piece, |head| found.push((head.kind, head.length, head.stream, head.reason)));
+                splitter
+                    .feed(piece, |head, _| found.push((head.kind, head.length, head.stream, head.reason)));
             }
             assert_eq!(found, expected, "{size}");
             assert!(splitter.is_between());
@@ -325,6 +416,8 @@ mod tests {
     #[test]
     fn a_request_that_completes_fills_the_account_and_what_is_sent_pays_for_window_updates() {
         let (_, mut observer) = observer(3, 0);
+        observer.read(&frame(HEADERS, END_HEADERS, 1, b"x"));
+        observer.turn_ends();
         for _ in 0..100 {
             assert!(observer.read(&frame(PING, 0, 0, &[0; 8]).repeat(3)));
             observer.written(&frame(HEADERS, END_HEADERS | END_STREAM, 1, b"x"));
@@ -365,7 +458,10 @@ mod tests {
         assert!(ledger.is_within_head());
         observer.read(&frame(CONTINUATION, 0, 5, b"x"));
         assert!(ledger.is_within_head());
-        observer.read(&frame(CONTINUATION, END_HEADERS, 5, b"x"));
+        let last = frame(CONTINUATION, END_HEADERS, 5, b"xyz");
+        observer.read(&last[..11]);
+        assert!(ledger.is_within_head());
+        observer.read(&last[11..]);
         assert!(!ledger.is_within_head());
         assert_eq!(
             observer.goaway().map(|frame| frame[HEAD..].to_vec()),
@@ -380,6 +476,43 @@ mod tests {
         for (size, least) in [(1 << 30, 65_535), (1000, 1000), (2000, 1000), (0, 0)] {
             frame(SETTINGS, 0, 0, &window(size)).chunks(5).for_each(|piece| assert!(observer.read(piece)));
             assert_eq!(ledger.least_window(), least);
+        }
+    }
+
+    #[test]
+    fn what_is_said_in_the_turn_in_which_a_head_ends_is_the_codecs_own_word() {
+        let (ledger, mut observer) = observer(10, 0);
+        let head = |stream| frame(HEADERS, END_HEADERS | END_STREAM, stream, b"x");
+        let no_place: [usize; 0] = [];
+        // Two frames, of which the second comes in two pieces; the first becomes a request.
+        observer.read(&[head(1), head(3)[..9].to_vec()].concat());
+        ledger.refusals().request_began();
+        observer.turn_ends();
+        assert_eq!(observer.written(&head(1)), no_place, "answered in another turn");
+        observer.read(b"x");
+        assert_eq!(observer.written(&[head(1), head(3)].concat()), [10]);
+        observer.turn_ends();
+        assert_eq!(observer.written(&head(3)), no_place, "the turn is over");
+        // Trailers that go on for several turns open no earlier stream again.
+        observer.read(&[head(5), frame(HEADERS, 0, 1, b"x")].concat());
+        ledger.refusals().request_began();
+        observer.turn_ends();
+        assert_eq!(observer.written(&head(5)), no_place);
+    }
+
+    #[test]
+    fn why_the_codec_ends_a_connection_is_told_from_its_goaway() {
+        for (reason, debug, why) in [
+            (NO_ERROR, "", None),
+            (1, "", Some(Ended::Malformed)),
+            (ENHANCE_YOUR_CALM, "", Some(Ended::Calm)),
+            (ENHANCE_YOUR_CALM, "too_many_resets", Some(Ended::Calm)),
+            (ENHANCE_YOUR_CALM, "header_list_way_too_large", Some(Ended::HeadTooLarge)),
+        ] {
+            let (ledger, mut observer) = observer(10, 0);
+            let said = [&[0; 4], &reason.to_be_bytes()[..], debug.as_bytes()].concat();
+            observer.written(&frame(GOAWAY, 0, 0, &said));
+            assert_eq!(ledger.codec_ended(), why, "{reason} {debug}");
         }
     }
 

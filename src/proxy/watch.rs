@@ -365,12 +365,13 @@ impl Watch {
             self.wake();
         }
         let (patience, limit) = self.judge(now, limits);
-        if self.patience.get() >= patience {
+        let before = self.patience.get();
+        if before >= patience {
             self.patience.set(patience);
             return None;
         }
         self.ends(patience);
-        limit
+        limit.filter(|_| before == Patience::Left)
     }
 
     /// Has the connection end, now or as soon as it can.
@@ -422,7 +423,7 @@ impl Watch {
             None if waited >= limits.keep_alive_timeout => Patience::Over,
             _ => Patience::Left,
         };
-        (patience, None)
+        (patience, Some(Limit::KeepAliveTimeout))
     }
 
     /// Whether a part of a request's head has come, and the rest has not.
@@ -488,7 +489,8 @@ mod tests {
         let begun = Instant::now();
         let watch = Watch::new(begun, 1, 1);
         assert_eq!((watch.look(after(begun, 59), &limits()), watch.patience()), (None, Patience::Left));
-        assert_eq!((watch.look(after(begun, 60), &limits()), watch.patience()), (None, Patience::Over));
+        let over = (Some(Limit::KeepAliveTimeout), Patience::Over);
+        assert_eq!((watch.look(after(begun, 60), &limits()), watch.patience()), over);
         assert_eq!((watch.look(after(begun, 120), &limits()), watch.patience()), (None, Patience::Lost));
     }
 

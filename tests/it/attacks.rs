@@ -10,6 +10,7 @@ mod hops;
 mod http2;
 mod idle;
 mod language;
+mod refusals;
 mod responses;
 mod sizes;
 mod strict;

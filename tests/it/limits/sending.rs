@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
-use super::wire::{HEADERS, Wire, block, frame};
+use super::wire::{HEADERS, Wire, block, frame, get};
 use super::{is_met, limited, with_limits};
 use crate::support::{Authority, Connection, Proxy, backend, body, collect, frames, http2, soon};
 
@@ -90,6 +90,11 @@ async fn an_http_2_head_that_does_not_end_ends_the_connection() {
     wire.send(&frame(HEADERS, 0, 1, &block("GET"))).await;
     wire.end().await;
     is_met(&proxy, "header_timeout", 1).await;
+    // Nor may its one frame stop halfway.
+    let mut wire = Wire::open(&proxy, 65_535).await;
+    wire.send(&get(1)[..20]).await;
+    wire.end().await;
+    is_met(&proxy, "header_timeout", 2).await;
 }
 
 #[tokio::test]
@@ -100,8 +105,10 @@ async fn a_kept_connection_is_closed_without_a_word_at_the_keep_alive_timeout() 
     connection.send(GET).await;
     assert_eq!(connection.answer().await.status, 200);
     assert!(connection.is_closed().await);
+    is_met(&proxy, "keep_alive_timeout", 1).await;
     let mut wire = Wire::open(&proxy, 65_535).await;
     wire.end().await;
+    is_met(&proxy, "keep_alive_timeout", 2).await;
 }
 
 #[tokio::test]
