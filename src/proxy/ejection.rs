@@ -66,7 +66,8 @@ pub(super) struct Ejection {
 const EJECTED: u64 = 1 << 63;
 /// After so many failures one after the other an endpoint is ejected.
 const FAILURES: u32 = 5;
-/// What an endpoint that comes back is given at once, in thousandths.
+/// What an endpoint that comes back is given at once, in thousandths. From there its part grows evenly: so does Envoy's slow
+/// start with its defaults, an aggression of 1 and a least weight of 10 %.
 const FIRST_PART: u64 = 100;
 
 impl Default for Ejection {
@@ -113,6 +114,13 @@ impl Ejection {
     /// Whether it is ejected, be its time over or not.
     pub(super) fn is_ejected(&self) -> bool {
         self.state.load(Ordering::Relaxed) & EJECTED != 0
+    }
+
+    /// Whether its time has been over for as long as a first ejection takes, and nothing has tried it.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        let until = (state & !EJECTED).saturating_add(millis(self.timing.ejection));
+        state & EJECTED != 0 && until <= self.millis(now)
     }
 
     /// How often it was ejected.
