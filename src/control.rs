@@ -7,6 +7,7 @@ mod changes;
 pub mod client;
 mod clock;
 mod health;
+mod inbox;
 pub mod reload;
 mod service;
 mod signals;
@@ -244,7 +245,7 @@ impl Work {
             tokio::select! {
                 biased;
                 () = status.drained() => return None,
-                Some(batch) = self.requests.next() => {
+                Some(batch) = self.requests.next_batch() => {
                     self.notifier.reloading();
                     reloader.answer(batch).await;
                     self.notifier.ready(&status.in_short());

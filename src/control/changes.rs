@@ -67,8 +67,11 @@ fn named(version: &Version) -> String {
 
 fn listeners(old: &[Listener], new: &[Listener]) -> Vec<String> {
     let mut lines = Vec::new();
+    // Several may have one address, where the system chooses the port: each goes on as the next one of that address.
+    let mut left: Vec<_> = old.iter().collect();
     for after in new {
-        match old.iter().find(|one| one.address == after.address) {
+        let before = left.iter().position(|one| one.address == after.address).map(|at| left.remove(at));
+        match before {
             None => lines.push(format!("listener {} opens", after.address.value)),
             Some(before) if before != after => {
                 lines.push(format!("listener {}: other settings", after.address.value));
@@ -76,8 +79,7 @@ fn listeners(old: &[Listener], new: &[Listener]) -> Vec<String> {
             Some(_) => {}
         }
     }
-    let gone = old.iter().filter(|one| new.iter().all(|after| after.address != one.address));
-    lines.extend(gone.map(|one| format!("listener {} closes", one.address.value)));
+    lines.extend(left.into_iter().map(|one| format!("listener {} closes", one.address.value)));
     lines
 }
 
@@ -129,5 +131,17 @@ mod tests {
         ];
         assert_eq!(lines(&old, &new), expected);
         assert_eq!(lines(&old, &old), [""; 0]);
+    }
+    #[test]
+    fn listeners_of_one_address_whose_port_the_system_chooses_are_told_apart_by_their_order() {
+        let one = config("127.0.0.1:0", "a", &[("v1", 100)]);
+        let redirecting = Listener { redirect_https: true, ..one.listeners[0].clone() };
+        let two = Config { listeners: vec![one.listeners[0].clone(), redirecting], ..one.clone() };
+        assert_eq!(lines(&two, &two), [""; 0]);
+        assert_eq!(lines(&one, &two), ["listener 127.0.0.1:0 opens"]);
+        assert_eq!(lines(&two, &one), ["listener 127.0.0.1:0 closes"]);
+        let mut other = two.clone();
+        other.listeners[1].health_path = Some("/up".to_owned());
+        assert_eq!(lines(&two, &other), ["listener 127.0.0.1:0: other settings"]);
     }
 }

@@ -6,11 +6,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::config::{AccessTarget, Config, Endpoint, Spanned, Upstream};
 use crate::control::admin::Admin;
 use crate::control::changes;
+use crate::control::inbox;
 use crate::control::status::{Served, Status};
 use crate::control::threads;
 use crate::diag::{Diagnostic, Report};
@@ -34,19 +35,11 @@ pub struct Reloaded {
 /// What came of a reload: on failure every mistake, and nothing has changed.
 pub type Outcome = Result<Reloaded, Report>;
 
-/// Where reloads are asked for. Cheap to clone; every clone is the same inbox.
-#[derive(Clone, Debug)]
-pub struct Inbox(mpsc::Sender<Request>);
+/// Where reloads are asked for: the file is read after the call.
+pub type Inbox = inbox::Inbox<Outcome>;
 
 /// The consumer's end of the inbox.
-#[derive(Debug)]
-pub(crate) struct Requests(mpsc::Receiver<Request>);
-
-#[derive(Debug)]
-struct Request {
-    why: &'static str,
-    reply: Option<oneshot::Sender<Outcome>>,
-}
+pub(crate) type Requests = inbox::Requests<Outcome>;
 
 /// Requests that one reload answers: all of them were made before it reads.
 #[derive(Debug)]
@@ -57,38 +50,15 @@ pub(crate) struct Batch {
 
 /// An inbox and the end that its consumer reads.
 pub(crate) fn inbox() -> (Inbox, Requests) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (Inbox(sender), Requests(receiver))
-}
-
-impl Inbox {
-    /// Asks for a reload and waits for what comes of it: the read begins after this call. `why` is for the log. `None`:
-    /// the process is about to end, and reloads no more.
-    pub async fn ask(&self, why: &'static str) -> Option<Outcome> {
-        let (reply, outcome) = oneshot::channel();
-        self.0.send(Request { why, reply: Some(reply) }).await.ok()?;
-        outcome.await.ok()
-    }
-
-    /// Asks for a reload without waiting for it. `why` is for the log.
-    pub fn notify(&self, why: &'static str) {
-        // A full queue holds requests whose read has not begun, and a closed one belongs to a process about to end: in
-        // neither case is a notice missed.
-        let _ = self.0.try_send(Request { why, reply: None });
-    }
+    inbox::inbox(QUEUE)
 }
 
 impl Requests {
-    /// Whether anybody waits for a reload.
-    pub(crate) fn are_waiting(&self) -> bool {
-        !self.0.is_empty()
-    }
-
     /// Waits for a request, and takes all that are waiting with it. Safe to cancel. `None`: no inbox is left.
-    pub(crate) async fn next(&mut self) -> Option<Batch> {
-        let first = self.0.recv().await?;
+    pub(crate) async fn next_batch(&mut self) -> Option<Batch> {
+        let first = self.next().await?;
         let mut batch = Batch { why: first.why, replies: first.reply.into_iter().collect() };
-        while let Ok(request) = self.0.try_recv() {
+        while let Some(request) = self.waiting() {
             batch.replies.extend(request.reply);
         }
         Some(batch)
@@ -298,7 +268,7 @@ mod tests {
         inbox.notify("first");
         let answer = Reloaded { generation: 2, warnings: Report::default() };
         let consumer = async {
-            let batch = requests.next().await.unwrap();
+            let batch = requests.next_batch().await.unwrap();
             assert_eq!((batch.why, batch.replies.len()), ("first", 2));
             for reply in batch.replies {
                 reply.send(Ok(answer.clone())).unwrap();
@@ -306,13 +276,5 @@ mod tests {
         };
         let (one, two, ()) = tokio::join!(inbox.ask("second"), inbox.ask("third"), consumer);
         assert_eq!((one, two), (Some(Ok(answer.clone())), Some(Ok(answer.clone()))));
-    }
-
-    #[tokio::test]
-    async fn an_asker_is_told_when_the_process_ends() {
-        let (inbox, requests) = inbox();
-        drop(requests);
-        assert_eq!(inbox.ask("late").await, None);
-        inbox.notify("late");
     }
 }

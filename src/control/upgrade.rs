@@ -17,11 +17,11 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, oneshot};
 
 use self::handover::{Inheritance, VARIABLE, Word};
 pub(crate) use self::program::Program;
 use crate::control::admin::Leaving;
+use crate::control::inbox;
 use crate::control::reload::Reloader;
 use crate::control::status::LastUpgrade;
 use crate::metrics::UpgradeResult;
@@ -136,48 +136,21 @@ pub(crate) struct Heir {
 /// What came of an upgrade.
 pub type Outcome = Result<Upgraded, UpgradeError>;
 
-/// Where upgrades are asked for. Cheap to clone; every clone is the same inbox.
-#[derive(Clone, Debug)]
-pub struct Inbox(mpsc::Sender<Request>);
+/// Where upgrades are asked for.
+pub type Inbox = inbox::Inbox<Outcome>;
 
 /// The consumer's end of the inbox.
-#[derive(Debug)]
-pub(crate) struct Requests(mpsc::Receiver<Request>);
+pub(crate) type Requests = inbox::Requests<Outcome>;
 
 /// Somebody wants an upgrade.
-#[derive(Debug)]
-pub(crate) struct Request {
-    why: &'static str,
-    reply: Option<oneshot::Sender<Outcome>>,
-}
+pub(crate) type Request = inbox::Request<Outcome>;
 
 /// An inbox and the end that its consumer reads.
 pub(crate) fn inbox() -> (Inbox, Requests) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (Inbox(sender), Requests(receiver))
-}
-
-impl Inbox {
-    /// Asks for an upgrade and waits for what comes of it. `why` is for the log. `None`: the process is about to end.
-    pub async fn ask(&self, why: &'static str) -> Option<Outcome> {
-        let (reply, outcome) = oneshot::channel();
-        self.0.send(Request { why, reply: Some(reply) }).await.ok()?;
-        outcome.await.ok()
-    }
-
-    /// Asks for an upgrade without waiting for it. `why` is for the log.
-    pub fn notify(&self, why: &'static str) {
-        // Where so many wait already, one of them does as well.
-        let _ = self.0.try_send(Request { why, reply: None });
-    }
+    inbox::inbox(QUEUE)
 }
 
 impl Requests {
-    /// Waits for a request. Safe to cancel. `None`: no inbox is left.
-    pub(crate) async fn next(&mut self) -> Option<Request> {
-        self.0.recv().await
-    }
-
     /// Upgrades, and answers whoever asked; whoever asks meanwhile is refused. If the new process serves, it is the only
     /// one that accepts on the admin address before anybody is told.
     pub(crate) async fn answer(
@@ -211,7 +184,7 @@ impl Requests {
                     biased;
                     () = reloader.status.drained() => break Err(Failure::Stopping),
                     outcome = &mut ready => break outcome,
-                    Some(request) = self.0.recv() => {
+                    Some(request) = self.next() => {
                         request.answer(Err(UpgradeError::Refused(Refusal::UnderWay(pid))), reloader);
                     }
                 }

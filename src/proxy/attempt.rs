@@ -46,10 +46,10 @@ const MOST_UNSENT: u8 = 4;
 impl Exchange {
     /// Sends the request to one of its version's endpoints and waits for the response's head.
     pub(super) async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
-        let (mut choice, timeouts, bounds) = self.choose()?;
+        let once = self.is_once();
+        let (mut choice, timeouts, bounds) = self.choose(once)?;
         let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
         loop {
-            let once = !self.request.as_ref().is_some_and(is_replayable);
             let asks = Asks { need, fresh: self.attempts.fresh, once, patience: timeouts.connect, bounds };
             let mut lease = match choice.endpoint.lease(asks).await {
                 Ok(lease) => lease,
@@ -98,19 +98,24 @@ impl Exchange {
     }
 
     /// Chooses an endpoint of the version, and notes it; with the deadlines and bounds that hold.
-    fn choose(&mut self) -> Result<(Choice, Timeouts, Bounds), Failure> {
+    fn choose(&mut self, once: bool) -> Result<(Choice, Timeouts, Bounds), Failure> {
         let draw = self.meter.client.shard.draw();
         let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
         worker.budget.request();
         let endpoints = version.backends.endpoints();
         let none = if endpoints.is_empty() { Kind::NoUpstream } else { Kind::NoHealthyUpstream };
-        let choice = balance::choose(&endpoints, draw).ok_or(none)?;
+        let choice = balance::choose(&endpoints, draw, once).ok_or(none)?;
         drop(endpoints);
         let limits = &self.meter.snapshot.blueprint.config.limits;
         let bounds = Bounds { connections: limits.upstream_connections, pending: limits.upstream_pending };
         let timeouts = *worker.timeouts();
         note(&mut self.meter, &choice);
         Ok((choice, timeouts, bounds))
+    }
+
+    /// Whether the request can be sent only once, wherever it goes.
+    fn is_once(&self) -> bool {
+        self.admitted.upgrade.is_some() || !self.request.as_ref().is_some_and(is_replayable)
     }
 
     /// The endpoint has answered.
@@ -148,7 +153,7 @@ impl Exchange {
         let (_, version) = chosen(&self.meter)?;
         let endpoints = version.backends.endpoints();
         let same: Vec<_> = endpoints.iter().filter(|other| other.label == refused.label).cloned().collect();
-        balance::choose_other(&same, &self.attempts.tried, draw)
+        balance::choose_other(&same, &self.attempts.tried, draw, self.is_once())
     }
 
     /// The request failed on its connection.
@@ -204,7 +209,7 @@ impl Exchange {
         tried.push(Rc::clone(endpoint));
         let draw = self.meter.client.shard.draw();
         let (_, version) = chosen(&self.meter)?;
-        let other = balance::choose_other(&version.backends.endpoints(), &tried, draw);
+        let other = balance::choose_other(&version.backends.endpoints(), &tried, draw, self.is_once());
         other.filter(|other| !other.endpoint.standing().ejection.is_ejected())
     }
 
@@ -221,7 +226,9 @@ impl Exchange {
         }
         let draw = self.meter.client.shard.draw();
         let Some((worker, version)) = chosen(&self.meter) else { return Err(failure) };
-        let other = balance::choose_other(&version.backends.endpoints(), &self.attempts.tried, draw);
+        let (endpoints, tried) = (version.backends.endpoints(), &self.attempts.tried);
+        let other = balance::choose_other(&endpoints, tried, draw, self.is_once());
+        drop(endpoints);
         let choice = match (other, same) {
             // Rather once more where it failed than at one that is known to fail.
             (Some(other), Some(same)) if other.endpoint.standing().ejection.is_ejected() => {

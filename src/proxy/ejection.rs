@@ -15,7 +15,7 @@ use super::standing::Standing;
 pub struct Timing {
     /// The first ejection; each further one in a row is longer by as much.
     pub ejection: Duration,
-    /// The longest ejection.
+    /// The longest ejection. To each, at most a tenth is added at random.
     pub longest_ejection: Duration,
     /// How long an endpoint that comes back takes until it has its full part of the requests.
     pub slow_start: Duration,
@@ -66,7 +66,8 @@ pub(super) struct Ejection {
 const EJECTED: u64 = 1 << 63;
 /// After so many failures one after the other an endpoint is ejected.
 const FAILURES: u32 = 5;
-/// What an endpoint that comes back is given at once, in thousandths.
+/// What an endpoint that comes back is given at once, in thousandths. From there its part grows evenly: so does Envoy's slow
+/// start with its defaults, an aggression of 1 and a least weight of 10 %.
 const FIRST_PART: u64 = 100;
 
 impl Default for Ejection {
@@ -115,6 +116,13 @@ impl Ejection {
         self.state.load(Ordering::Relaxed) & EJECTED != 0
     }
 
+    /// Whether its time has been over for as long as a first ejection takes, and nothing has tried it.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        let until = (state & !EJECTED).saturating_add(millis(self.timing.ejection));
+        state & EJECTED != 0 && until <= self.millis(now)
+    }
+
     /// How often it was ejected.
     pub(super) fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
@@ -128,7 +136,7 @@ impl Ejection {
     }
 
     /// It has failed; whether that ejected it. `may_eject`: there are others that can serve. `jitter`: a random number,
-    /// so that those that failed together do not come back together.
+    /// which makes the ejection longer by at most a tenth, so that those that failed together do not come back together.
     pub(super) fn failed(&self, now: Instant, may_eject: bool, jitter: u64) -> bool {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
         let state = self.state.load(Ordering::Relaxed);
@@ -145,7 +153,7 @@ impl Ejection {
         let before = self.in_a_row.load(Ordering::Relaxed);
         let in_a_row = before.saturating_sub(u32::try_from(well).unwrap_or(u32::MAX)).saturating_add(1);
         let long = step.saturating_mul(in_a_row.into()).min(millis(self.timing.longest_ejection));
-        let until = millis_now + long - jitter % (long / 10 + 1);
+        let until = millis_now + long + jitter % (long / 10 + 1);
         let ejected = EJECTED | until;
         if self.state.compare_exchange(state, ejected, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return false;
@@ -262,13 +270,16 @@ mod tests {
     }
 
     #[test]
-    fn jitter_shortens_an_ejection_by_at_most_a_tenth() {
+    fn jitter_makes_an_ejection_longer_by_at_most_a_tenth_and_never_shorter() {
         for jitter in [0, 1, 2999, 3000, 3001, u64::MAX] {
             let (standing, now) = standing();
             assert!((0..FAILURES).any(|_| standing.ejection.failed(now, true, jitter)));
-            assert_eq!(standing.ejection.fitness(now + seconds(26)), Fitness::Out, "{jitter}");
-            assert_eq!(standing.ejection.fitness(now + seconds(31)), Fitness::Due, "{jitter}");
+            assert_eq!(standing.ejection.fitness(now + seconds(29)), Fitness::Out, "{jitter}");
+            assert_eq!(standing.ejection.fitness(now + seconds(34)), Fitness::Due, "{jitter}");
         }
+        let (standing, now) = standing();
+        assert!((0..FAILURES).any(|_| standing.ejection.failed(now, true, 3000)));
+        assert_eq!(standing.ejection.fitness(now + seconds(32)), Fitness::Out);
     }
 
     #[test]

@@ -225,6 +225,26 @@ fn exactly_one_request_tries_an_ejected_upstream_and_one_whose_client_leaves_mak
 }
 
 #[test]
+fn an_upstream_that_gets_only_posts_comes_back_as_well() {
+    run(async {
+        let (proxy, _, moody, _other) = beside_another(SHORT, Mood::Closes, "").await;
+        let post = || {
+            let mut request = get1("/");
+            *request.method_mut() = http::Method::POST;
+            request
+        };
+        let (mut client, _) = http1(proxy.connect().await).await;
+        while moody.requests() < 5 {
+            ask1(&mut client, post()).await;
+        }
+        moody.is_now(Mood::Well);
+        while ask1(&mut client, post()).await.text != "moody" {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+}
+
+#[test]
 fn a_reload_forgets_no_ejection() {
     run(async {
         let (mut proxy, _, moody, other) = beside_another(LONG, Mood::Closes, "").await;
