@@ -224,7 +224,8 @@ async fn greet(
     let address_text = text.and_then(|text| HeaderValue::from_str(&text).ok());
     // The piece that is one more than there is room for, the piece that is read ahead from the upstream, and what codec, TLS
     // and cork hold make up the rest.
-    let watch = Rc::new(Watch::new(Instant::now(), limits.send_buffer / 5, limits.send_buffer / 2));
+    let room = limits.send_buffer / 16;
+    let watch = Rc::new(Watch::new(Instant::now(), room, limits.send_buffer / 2));
     let watched = shard.watch(&watch);
     let client = Rc::new(Client {
         shard,

@@ -205,7 +205,7 @@ impl Socket {
 /// The most that is read at once, in bytes, and so the most that a piece of a body has. A codec that is given as much as it
 /// has room for makes more room, up to some hundred kilobytes, and then holds as much for a client that does not read; hence
 /// one byte less than a power of two.
-const PIECE: u64 = (32 << 10) - 1;
+const PIECE: u64 = (64 << 10) - 1;
 
 /// The most that one look at a new connection reads: a usual request's head.
 const PEEK: usize = 2048;
