@@ -179,6 +179,15 @@ impl Watch {
         self.waits_since.set(now);
         self.pulse_before.set(self.pulse.get());
         self.turn.request_ended();
+        self.forget_ended();
+    }
+
+    /// Has those register again that wait for room, where more than half of those known to wait may have ended.
+    fn forget_ended(&self) {
+        let most = 2 * self.requests.get() as usize;
+        if self.blocked.borrow().len() > most {
+            self.blocked.take().into_iter().for_each(Waker::wake);
+        }
     }
 
     pub(super) fn turn(&self) -> &Arc<Turn> {
@@ -615,6 +624,38 @@ mod tests {
         assert_eq!(watch.allowance(&context), None);
         drop(piece);
         assert!(watch.allowance(&context) == Some(usize::MAX) && watch.holds_nothing());
+    }
+
+    #[test]
+    fn what_ended_while_it_waited_for_room_is_not_kept_and_what_still_waits_is_woken() {
+        struct Task(AtomicU64);
+        impl std::task::Wake for Task {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let task = || Arc::new(Task(AtomicU64::new(0)));
+        let begun = Instant::now();
+        let watch = Rc::new(Watch::new(begun, 1, 1));
+        let _piece = watch.hold(Bytes::from_static(&[0; 1]), None);
+        let waits = |task: &Arc<Task>| {
+            let waker = Waker::from(Arc::clone(task));
+            assert_eq!(watch.allowance(&Context::from_waker(&waker)), None);
+        };
+        let stays = task();
+        watch.request_began();
+        waits(&stays);
+        let ended: Vec<_> = (0..100).map(|_| task()).collect();
+        for task in &ended {
+            watch.request_began();
+            waits(task);
+            watch.request_ended(begun);
+        }
+        let kept = ended.iter().filter(|task| Arc::strong_count(task) > 1).count();
+        assert!(kept <= 2, "{kept}");
+        assert!(stays.0.load(Ordering::Relaxed) > 0, "it has to register again");
+        watch.request_ended(begun);
+        assert_eq!(Arc::strong_count(&stays), 1);
     }
 
     #[test]
