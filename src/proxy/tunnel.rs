@@ -27,6 +27,7 @@ use super::handler;
 use super::head;
 use super::record::Meter;
 use super::upstream::Lease;
+use crate::metrics::Limit;
 
 /// How long a WebSocket that the proxy ends may take to the end of the frame that is under way, and then to answer.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -219,10 +220,15 @@ async fn carry(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, mut meter: 
             None => std::future::pending().await,
         }
     });
-    let idle = meter.idle_limit().min(meter.limits().body_idle_timeout);
+    let (of_worker, of_client) = (meter.idle_limit(), meter.limits().body_idle_timeout);
     let copied = tokio::select! {
         copied = relayed => copied,
-        () = stands_still(&moved, idle) => Err(io::ErrorKind::TimedOut.into()),
+        () = stands_still(&moved, of_worker.min(of_client)) => {
+            if of_client < of_worker {
+                meter.client.shard.limited(Limit::BodyIdleTimeout);
+            }
+            Err(io::ErrorKind::TimedOut.into())
+        }
     };
     meter.response_bytes = moved.sent.get();
     match copied {
