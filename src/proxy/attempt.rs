@@ -36,6 +36,8 @@ pub(super) struct Attempts {
     stale: bool,
     /// Whether it was sent for the second time.
     retried: bool,
+    /// Whether it was given the form of HTTP/2, and so lost its `Host` line.
+    pub(super) of_http2: bool,
     /// Where it failed.
     tried: Vec<Rc<Endpoint>>,
 }

@@ -165,7 +165,7 @@ impl Exchange {
     fn keeps_host(&self, lease: &Lease) -> bool {
         let preserved = chosen(&self.meter)
             .is_some_and(|(worker, _)| matches!(worker.upstream_host(), UpstreamHost::Preserve));
-        self.admitted.host_as_sent && preserved && !lease.is_http2()
+        self.admitted.host_as_sent && preserved && !lease.is_http2() && !self.attempts.of_http2
     }
 
     /// The `Host` that the endpoint is to see.
@@ -204,6 +204,7 @@ impl Exchange {
             }
         }
         if lease.is_http2() {
+            self.attempts.of_http2 = true;
             return host.map_or(Ok(()), |host| dress_http2(request, &host, lease.is_tls()));
         }
         *request.version_mut() = Version::HTTP_11;

@@ -27,6 +27,7 @@ use super::handler;
 use super::head;
 use super::record::Meter;
 use super::upstream::Lease;
+use crate::metrics::Limit;
 
 /// How long a WebSocket that the proxy ends may take to the end of the frame that is under way, and then to answer.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -36,6 +37,8 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 /// What a client asks for, and the end of the tunnel that it will hold.
 pub(super) struct Upgrade {
     client: Client,
+    /// The method with which an HTTP/1.1 upstream is asked: the client's, or GET.
+    method: Method,
     /// The protocols that the client would switch to.
     wanted: HeaderValue,
     /// The key that the upstream must prove to have seen (RFC 6455 section 4.1): the client's, or a fresh one.
@@ -56,14 +59,14 @@ impl Upgrade {
         let wanted = head::upgrade_of(&parts.headers)?;
         let on_upgrade = parts.extensions.remove::<OnUpgrade>()?;
         let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).cloned();
-        Some(Self { client: Client::Http1, wanted, key, on_upgrade })
+        Some(Self { client: Client::Http1, method: parts.method.clone(), wanted, key, on_upgrade })
     }
 
     /// A WebSocket over HTTP/2. There is no key in it; an HTTP/1.1 upstream gets a fresh one.
     pub(super) fn extended_connect(parts: &mut Parts) -> Option<Self> {
         let on_upgrade = parts.extensions.remove::<OnUpgrade>()?;
         let key = HeaderValue::from_str(&STANDARD.encode(fastrand::u128(..).to_ne_bytes())).ok();
-        Some(Self { client: Client::Http2, wanted: WEBSOCKET, key, on_upgrade })
+        Some(Self { client: Client::Http2, method: Method::GET, wanted: WEBSOCKET, key, on_upgrade })
     }
 
     /// Whether the client asks for a WebSocket, the one protocol that HTTP/2 can carry.
@@ -82,15 +85,18 @@ impl Upgrade {
             }
             return;
         }
-        if self.client == Client::Http2 {
-            *request.method_mut() = Method::GET;
+        // As an HTTP/2 client sent it, or as it was dressed for an upstream that did not take it.
+        if *request.method() == Method::CONNECT {
+            request.method_mut().clone_from(&self.method);
             request.extensions_mut().remove::<Protocol>();
+            if let Some(key) = &self.key {
+                request.headers_mut().insert(header::SEC_WEBSOCKET_KEY, key.clone());
+            }
         }
         let headers = request.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.wanted.clone());
-        if let Some(key) = self.key.as_ref().filter(|_| self.client == Client::Http2) {
-            headers.insert(header::SEC_WEBSOCKET_KEY, key.clone());
+        if self.client == Client::Http2 {
             headers.entry(header::SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
         }
     }
@@ -220,10 +226,15 @@ async fn carry(
             None => std::future::pending().await,
         }
     });
-    let idle = meter.idle_limit().min(meter.limits().body_idle_timeout);
+    let (of_worker, of_client) = (meter.idle_limit(), meter.limits().body_idle_timeout);
     let copied = tokio::select! {
         copied = relayed => copied,
-        () = stands_still(&moved, idle) => Err(io::ErrorKind::TimedOut.into()),
+        () = stands_still(&moved, of_worker.min(of_client)) => {
+            if of_client < of_worker {
+                meter.client.shard.limited(Limit::BodyIdleTimeout);
+            }
+            Err(io::ErrorKind::TimedOut.into())
+        }
     };
     meter.response_bytes = moved.sent.get();
     match copied {
@@ -318,5 +329,33 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_was_dressed_for_http_2_gets_its_method_and_key_back_for_http_1() {
+        let mut request = Request::new(RequestBody::EMPTY);
+        let names = [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY];
+        let lines = ["upgrade", "websocket", "dGhlIHNhbXBsZSBub25jZQ=="];
+        for (name, line) in names.iter().zip(lines) {
+            request.headers_mut().insert(name, HeaderValue::from_static(line));
+        }
+        let asked = request.headers().clone();
+        let upgrade = Upgrade {
+            client: Client::Http1,
+            method: Method::GET,
+            wanted: WEBSOCKET,
+            key: asked.get(header::SEC_WEBSOCKET_KEY).cloned(),
+            on_upgrade: hyper::upgrade::on(Response::new(())),
+        };
+        upgrade.dress(&mut request, true);
+        assert!(request.method() == Method::CONNECT && request.headers().is_empty());
+        upgrade.dress(&mut request, false);
+        assert_eq!((request.method(), request.headers()), (&Method::GET, &asked));
+        assert!(request.extensions().get::<Protocol>().is_none());
     }
 }

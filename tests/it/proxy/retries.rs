@@ -409,6 +409,20 @@ fn over_http_2_what_the_upstream_refused_is_sent_again_and_what_it_may_have_seen
     });
 }
 
+#[test]
+fn what_an_http_2_endpoint_refused_goes_to_one_of_http_1_with_its_host() {
+    run(async {
+        let (refuses, heads) = http2_upstream(First::Refuse).await;
+        let answers = says(Speaks::Http1, |request| format!("{:?}", request.headers().get("host"))).await;
+        let both = format!("upstreams = [\"h2c://{}\", \"http://{}\"]", refuses.address, answers.address);
+        let proxy = Proxy::start(&file(ANY, "", &both)).await;
+        let (mut client, _) = http1(proxy.connect().await).await;
+        while heads.lock().unwrap().is_empty() {
+            assert_eq!(ask1(&mut client, get1("/")).await.text, "Some(\"example.com\")");
+        }
+    });
+}
+
 /// What an upstream does with a connection's next request.
 #[derive(Clone, Copy, Debug)]
 struct Act {

@@ -1,9 +1,12 @@
 //! Upgrades to any protocol, and how tunnels end.
 
+use gradual::proxy::Timing;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::kit::{ANY, Backend, Proxy, Speaks, exchange, file, listen, read_head, read_rest, run, says};
+use super::kit::{
+    ANY, Backend, Proxy, Speaks, eventually, exchange, file, listen, read_head, read_rest, run, says,
+};
 
 /// An upstream that switches to `chess`, says something at once, and then echoes until its client ends.
 async fn chess() -> Backend {
@@ -54,6 +57,19 @@ fn a_tunnel_in_which_nothing_moves_for_the_idle_limit_is_cut() {
         let proxy = Proxy::start(&file(ANY, worker, &upstream.upstream("http"))).await;
         let mut stream = open(&proxy, b"").await;
         assert_eq!(read_rest(&mut stream).await, "first");
+    });
+}
+
+#[test]
+fn a_tunnel_that_is_cut_for_its_client_is_counted() {
+    run(async {
+        let upstream = chess().await;
+        let text = file(ANY, "", &upstream.upstream("http")) + "[limits]\nbody_idle_timeout = \"100ms\"\n";
+        let (proxy, counts) = Proxy::start_with(Timing::default(), 1, &text).await;
+        let mut stream = open(&proxy, b"").await;
+        assert_eq!(read_rest(&mut stream).await, "first");
+        let series = "gradual_limited_total{limit=\"body_idle_timeout\"}";
+        eventually("counted", || counts.of(series) == 1).await;
     });
 }
 
