@@ -109,7 +109,7 @@ fn load(file: &Path) -> Result<Config, String> {
 }
 
 fn run(options: Run) -> ExitCode {
-    logging::start();
+    let _log = logging::start();
     let file = options.file.display().to_string();
     let service = Service::of_this_process().map_err(|why| control::failure(&file, why));
     let options = Options { file: options.file, watch: options.watch };
@@ -145,5 +145,5 @@ fn say(text: &str) -> bool {
 
 /// Prints on standard error. Where that takes nothing, the exit code has to tell.
 fn complain(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
+    logging::say(text);
 }

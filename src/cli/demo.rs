@@ -21,7 +21,7 @@ const PAGES: [Page; 2] = [
 
 /// Runs the demonstration until a signal ends it. Its folder is gone then.
 pub(crate) fn demo() -> ExitCode {
-    logging::start();
+    let _log = logging::start();
     match Stage::set() {
         Ok(stage) => finish(stage.play()),
         Err(error) => {

@@ -99,6 +99,24 @@ fn it_serves_on_where_nobody_takes_its_standard_error() {
 }
 
 #[test]
+fn it_serves_on_where_the_reader_of_its_standard_error_stalls() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut program = Program::start_saying("http://127.0.0.1:9", writer.into());
+    // Each line is a mistake that is reported: far more than a pipe holds.
+    let mistakes: String = (0..5000).map(|at| format!("[unknown-{at}]\n")).collect();
+    std::fs::write(program.folder.path().join("gradual.toml"), mistakes).unwrap();
+    let last = || program.admin("GET /api/v1/status").unwrap().json()["last_reload"].clone();
+    program.signal("HUP");
+    eventually("the file is refused", || last()["result"] == "failure");
+    std::fs::write(program.folder.path().join("gradual.toml"), file(90, "http://127.0.0.1:9")).unwrap();
+    program.signal("HUP");
+    eventually("a good file is taken", || last()["result"] == "success");
+    program.signal("TERM");
+    assert_eq!(program.end().0.code(), Some(0));
+    drop(reader);
+}
+
+#[test]
 fn commands_end_in_order_where_nobody_takes_what_they_say() {
     let folder = tempfile::tempdir().unwrap();
     let good = folder.path().join("good.toml");
