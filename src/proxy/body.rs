@@ -156,6 +156,15 @@ impl Drop for RequestBody {
     }
 }
 
+/// Takes what a client still sends of a body whose request goes nowhere, for a while.
+pub(super) fn decline<B>(body: B)
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Source>,
+{
+    tokio::task::spawn_local(drain(Box::pin(body.map_err(Into::into))));
+}
+
 /// Takes what a client still sends of a body that nobody wants, for a while. To close on it would reset the connection, and
 /// a reset may overtake the answer.
 async fn drain(mut body: AnyBody) {

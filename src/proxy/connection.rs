@@ -338,7 +338,8 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let mut connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let shut_down = |connection: Pin<&mut _>| UpgradeableConnection::graceful_shutdown(connection);
     let ended = until_over(&client, Pin::new(&mut connection), shut_down, false).await;
-    if let Some(kind) = client.watch.turn().refused() {
+    let refused = client.watch.turn().refused();
+    if let Some(kind) = refused {
         // Before it counts as a request, with which the bytes of the next head begin.
         count_refusal(&client, kind);
         record::unread(&client, kind);
@@ -351,17 +352,21 @@ async fn speak_http1(client: Rc<Client>, stream: Stream) -> io::Result<()> {
         Ok(Ended::Panicked) if client.owes_answer.get() => Some(Kind::Internal),
         _ => None,
     };
-    if let (Some(kind), Some(parts)) = (last_words, connection.into_parts()) {
-        Box::pin(say(kind, parts.io.into_inner())).await;
+    if (refused.is_some() || last_words.is_some())
+        && let Some(parts) = connection.into_parts()
+    {
+        Box::pin(leave(last_words, parts.io.into_inner())).await;
     }
     ended.map(drop).map_err(io::Error::other)
 }
 
-/// Answers in place of a codec that does not any more, such as where a request's head took too long (RFC 9110 section
-/// 15.5.9).
-async fn say<S: AsyncRead + AsyncWrite + Unpin>(kind: Kind, mut stream: S) {
-    let answer = turned_away::response(kind.status(), kind.as_str(), kind.message());
-    turned_away::say(&mut stream, &answer).await;
+/// Ends a connection so that its client hears the last answer: the codec's own, or one in place of a codec that does not
+/// answer any more, such as where a request's head took too long (RFC 9110 section 15.5.9).
+async fn leave<S: AsyncRead + AsyncWrite + Unpin>(last_words: Option<Kind>, mut stream: S) {
+    if let Some(kind) = last_words {
+        let answer = turned_away::response(kind.status(), kind.as_str(), kind.message());
+        turned_away::say(&mut stream, &answer).await;
+    }
     turned_away::linger(&mut stream).await;
 }
 

@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::attempt::Attempts;
-use super::body::{Progress, RequestBody, ResponseBody};
+use super::body::{self, Progress, RequestBody, ResponseBody};
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
@@ -130,10 +130,15 @@ impl Exchange {
         let declared = if bodiless { Some(0) } else { body.size_hint().exact() };
         meter.http2 = parts.version == Version::HTTP_2;
         meter.is_asset = record::is_asset(parts.uri.path());
+        let drained = !bodiless && may_drain(&parts);
         let admitted = match admit(client, &mut meter, &mut parts, declared) {
             Ok(admitted) => admitted,
-            Err(Refusal::Answer(response)) => return Err(Box::new(local(*response, meter))),
-            Err(Refusal::Failure(kind)) => return Err(Box::new(refuse(&kind.into(), meter))),
+            Err(refusal) => {
+                if drained {
+                    body::decline(body);
+                }
+                return Err(Box::new(refusal.answer(meter)));
+            }
         };
         let body = if admitted.upgrade.is_some() || bodiless {
             RequestBody::EMPTY
@@ -141,7 +146,7 @@ impl Exchange {
             let most = meter.limits().request_body_bytes.unwrap_or(u64::MAX);
             let progress = Rc::new(Progress::new(meter.started, most, declared.is_some()));
             meter.progress = Some(Rc::clone(&progress));
-            RequestBody::new(body, &progress, may_drain(&parts))
+            RequestBody::new(body, &progress, drained)
         };
         let request = Some(Request::from_parts(parts, body));
         Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default() }))
@@ -234,6 +239,15 @@ enum Refusal {
     /// The proxy answers it itself.
     Answer(Box<Response<Bytes>>),
     Failure(Kind),
+}
+
+impl Refusal {
+    fn answer(self, meter: Box<Meter>) -> Response<ResponseBody> {
+        match self {
+            Self::Answer(response) => local(*response, meter),
+            Self::Failure(kind) => refuse(&kind.into(), meter),
+        }
+    }
 }
 
 impl From<Kind> for Refusal {

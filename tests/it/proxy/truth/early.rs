@@ -11,11 +11,12 @@ use http_body::Frame;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Body, body, collect, empty, frames, soon};
 
-use crate::proxy::kit::{Backend, listen, run};
+use crate::proxy::kit::{ANY, Backend, Proxy, file, listen, run};
 
 use super::{ALL, Certificates, Client, Protocol, accepted, before, connect};
 
@@ -153,6 +154,48 @@ fn a_client_that_sends_its_whole_body_whatever_happens_gets_the_early_answer() {
                 connection.send_what_can_be(vec![b'x'; UPLOAD]).await;
                 let answer = connection.answer().await;
                 assert_eq!((answer.status, answer.text()), (413, "large"), "{by:?}: {to:?}");
+            }
+        }
+    });
+}
+
+/// What comes back to a client that reads nothing before it has sent everything, though the answer is there before that.
+async fn answer_after_all_is_sent(proxy: &Proxy, listener: usize, head: &str, length: usize) -> String {
+    let mut stream = TcpStream::connect(proxy.address_of(listener)).await.unwrap();
+    let (piece, mut answer) = (vec![b'x'; 8 << 10], String::new());
+    let exchange = async {
+        stream.write_all(&[head.as_bytes(), &piece].concat()).await?;
+        stream.readable().await?;
+        for _ in 1..length / piece.len() {
+            stream.write_all(&piece).await?;
+        }
+        stream.read_to_string(&mut answer).await
+    };
+    soon("the answer", exchange).await.unwrap_or_else(|error| panic!("{error}: {head}"));
+    answer
+}
+
+#[test]
+fn a_client_that_sends_its_whole_body_first_gets_a_refusal_for_which_the_head_was_enough() {
+    run(async {
+        let limits = "[limits]\nrequest_body_bytes = \"2MiB\"\n";
+        let listeners = format!("{ANY}\n[[listener]]\n{ANY}\nredirect = \"https\"");
+        let version = "upstreams = [\"http://127.0.0.1:9\"]";
+        let text = format!("{limits}{}", file(&listeners, "routes = [\"a/*\"]", version));
+        let proxy = Proxy::start(&text).await;
+        // The last is refused by the codec, after which less is taken.
+        let cases = [
+            (413, 0, "Host: a", 4 << 20),
+            (404, 0, "Host: b", 1 << 20),
+            (308, 1, "Host: a", 1 << 20),
+            (400, 0, "Host a", 200 << 10),
+        ];
+        for (status, listener, host, length) in cases {
+            let head = format!("POST / HTTP/1.1\r\n{host}\r\nConnection: close\r\n");
+            let head = format!("{head}Content-Length: {length}\r\n\r\n");
+            for time in 0..20 {
+                let answer = answer_after_all_is_sent(&proxy, listener, &head, length).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{time}: {answer}");
             }
         }
     });
