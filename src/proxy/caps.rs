@@ -1,4 +1,4 @@
-//! How many connections there are to an endpoint, how many requests wait for one, and the most of both: counted over all
+//! How many connections there are to an endpoint, how many requests wait, and the most of both: counted over all
 //! shards, and touched only where a connection is made or closed, or a request has to wait.
 
 use std::sync::Arc;
@@ -12,6 +12,9 @@ use super::standing::Standing;
 #[derive(Debug, Default)]
 pub(super) struct Caps {
     connections: AtomicUsize,
+    /// Requests that wait, for whatever.
+    waiting: AtomicUsize,
+    /// Those of them that can go on as soon as a connection is closed or given back.
     pending: AtomicUsize,
     /// The most connections, as it was last asked for.
     limit: AtomicUsize,
@@ -25,10 +28,14 @@ pub(super) struct Slot(Arc<Standing>);
 
 /// A place among those that wait.
 #[derive(Debug)]
-pub(super) struct Pending<'a>(&'a Caps);
+pub(super) struct Waits<'a>(&'a Caps);
+
+/// A place among those that wait for a connection.
+#[derive(Debug)]
+pub(super) struct Pending<'a>(Waits<'a>);
 
 impl Caps {
-    /// How many requests wait, on all shards.
+    /// How many requests wait for a connection, on all shards.
     pub(super) fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
     }
@@ -39,9 +46,16 @@ impl Caps {
         limit > 0 && self.connections.load(Ordering::Relaxed) * 2 >= limit
     }
 
-    /// A place among those that wait; `None` where that many wait already.
-    pub(super) fn wait(&self, most: usize) -> Option<Pending<'_>> {
-        add(&self.pending, most).then(|| Pending(self))
+    /// A place among those that wait, for something else than a connection; `None` where that many wait already.
+    pub(super) fn wait(&self, most: usize) -> Option<Waits<'_>> {
+        add(&self.waiting, most).then(|| Waits(self))
+    }
+
+    /// A place among those that wait for a connection; `None` where that many wait already, for whatever.
+    pub(super) fn wait_for_connection(&self, most: usize) -> Option<Pending<'_>> {
+        let waits = self.wait(most)?;
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        Some(Pending(waits))
     }
 }
 
@@ -69,9 +83,15 @@ impl Drop for Slot {
     }
 }
 
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::AcqRel);
+        self.0.0.pending.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -91,10 +111,20 @@ mod tests {
     #[test]
     fn there_are_never_more_waiting_than_there_may_be() {
         let caps = Caps::default();
-        let first = caps.wait(1);
-        assert!(first.is_some() && caps.wait(1).is_none());
+        let first = caps.wait_for_connection(1);
+        assert!(first.is_some() && caps.wait_for_connection(1).is_none() && caps.wait(1).is_none());
         drop(first);
         assert_eq!(caps.pending(), 0);
-        assert!(caps.wait(0).is_none());
+        assert!(caps.wait_for_connection(0).is_none());
+    }
+
+    #[test]
+    fn who_waits_for_something_else_takes_a_place_and_wants_no_connection() {
+        let caps = Caps::default();
+        let first = caps.wait(1);
+        assert!(first.is_some() && caps.wait_for_connection(1).is_none());
+        assert_eq!(caps.pending(), 0);
+        drop(first);
+        assert!(caps.wait_for_connection(1).is_some());
     }
 }

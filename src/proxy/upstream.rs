@@ -243,12 +243,14 @@ impl Endpoint {
         if let Some(shared) = self.share() {
             return Ok((shared, true));
         }
-        let _permit = self.turn(asks, due).await?;
+        let permit = self.turn(asks, due).await?;
         // Whoever dialed before may have made one that has room, or found that the upstream speaks HTTP/1.1.
-        match self.share() {
-            Some(shared) => Ok((shared, true)),
-            None => self.make(asks, due).await,
+        if let Some(shared) = self.share() {
+            return Ok((shared, true));
         }
+        // Where it speaks HTTP/1.1, nobody can share what is made, and so nobody is to wait for it.
+        let _permit = (self.chose_http2.get() != Some(false)).then_some(permit);
+        self.make(asks, due).await
     }
 
     /// The turn to make an HTTP/2 connection.
@@ -256,7 +258,7 @@ impl Endpoint {
         if let Ok(permit) = self.dialing.try_acquire() {
             return Ok(permit);
         }
-        let _pending = self.standing.caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let _waits = self.standing.caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
         let permit = tokio::time::timeout_at(due, self.dialing.acquire()).await;
         let permit = permit.map_err(|_| Failure::new(Kind::ConnectTimeout))?;
         permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))
@@ -287,7 +289,7 @@ impl Endpoint {
     /// Waits until there is room, for no longer than a connection may take.
     async fn room(&self, asks: Asks, due: tokio::time::Instant) -> Result<Room, Failure> {
         let caps = &self.standing.caps;
-        let _pending = caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let _pending = caps.wait_for_connection(asks.bounds.pending).ok_or(Kind::Overloaded)?;
         let others = self.pool.waiting.get() > 0;
         let _waiting = Waiting::of(&self.pool);
         let mut look = !others;

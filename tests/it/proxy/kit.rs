@@ -90,8 +90,18 @@ impl Proxy {
 
     /// So many threads, with times of their own for upstreams that fail; and what they count.
     pub(crate) async fn start_with(timing: Timing, threads: usize, text: &str) -> (Self, Counts) {
+        Self::start_counting(tempfile::tempdir().unwrap(), timing, threads, text).await
+    }
+
+    /// The same; relative paths are relative to the folder.
+    pub(crate) async fn start_counting(
+        folder: TempDir,
+        timing: Timing,
+        threads: usize,
+        text: &str,
+    ) -> (Self, Counts) {
         let (shards, counts) = shards_with(timing, threads);
-        let mut proxy = Self { shards, folder: tempfile::tempdir().unwrap() };
+        let mut proxy = Self { shards, folder };
         proxy.reload(text).await.unwrap();
         (proxy, counts)
     }
@@ -143,6 +153,11 @@ impl Counts {
         let text = self.0.render(&Gauges::default());
         let line = text.lines().find(|line| line.starts_with(series));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Requests that are under way.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.0.under_way().iter().map(|version| version.requests).sum()
     }
 }
 

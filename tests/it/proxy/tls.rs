@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use gradual::proxy::Timing;
 use http::StatusCode;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -12,11 +14,14 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::{Barrier, Semaphore};
+use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::kit::{
-    ANY, Backend, Proxy, Speaks, ask1, ask2, file, get, get1, get2, http1, http2, listen, run, says, serve,
+    ANY, Backend, Proxy, Speaks, ask1, ask2, eventually, file, get, get1, get2, http1, http2, listen, run,
+    says, serve, whole,
 };
 
 /// An authority that issues certificates as files of a folder.
@@ -207,8 +212,8 @@ fn with_client_ca_only_clients_with_a_certificate_of_it_are_served() {
     });
 }
 
-/// An upstream with certificate `<stem>`, which asks for client certificates of `demands`.
-async fn secure(folder: &Path, stem: &str, alpn: &[&str], demands: Option<&str>) -> Backend {
+/// A server's side of TLS with certificate `<stem>`, which asks for client certificates of `demands`.
+fn acceptor(folder: &Path, stem: &str, alpn: &[&str], demands: Option<&str>) -> TlsAcceptor {
     let builder =
         ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
     let builder = match demands {
@@ -222,7 +227,12 @@ async fn secure(folder: &Path, stem: &str, alpn: &[&str], demands: Option<&str>)
     let (chain, key) = chain(folder, stem);
     let mut config = builder.with_single_cert(chain, key).unwrap();
     config.alpn_protocols = protocols(alpn);
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// An upstream with that.
+async fn secure(folder: &Path, stem: &str, alpn: &[&str], demands: Option<&str>) -> Backend {
+    let acceptor = acceptor(folder, stem, alpn, demands);
     listen(move |stream| {
         let acceptor = acceptor.clone();
         async move {
@@ -232,7 +242,7 @@ async fn secure(folder: &Path, stem: &str, alpn: &[&str], demands: Option<&str>)
             let named = tls.server_name().map(str::to_owned);
             let answer = move |request: http::Request<hyper::body::Incoming>| {
                 let text = format!("{:?} {named:?}", request.version());
-                async move { http::Response::new(super::kit::whole(text)) }
+                async move { http::Response::new(whole(text)) }
             };
             serve(stream, http2, answer).await;
         }
@@ -261,6 +271,41 @@ fn an_https_upstream_is_spoken_to_in_the_protocol_that_it_chooses_by_alpn() {
             }
             assert_eq!(upstream.connections(), 1, "{alpn:?}");
         }
+    });
+}
+
+#[test]
+fn an_https_upstream_that_speaks_http1_is_dialed_by_all_at_once_as_soon_as_that_is_known() {
+    run(async {
+        let (folder, ca) = folder();
+        ca.issue(folder.path(), "up", &["127.0.0.1"]);
+        let acceptor = acceptor(folder.path(), "up", &["http/1.1"], None);
+        // The first connection waits for a word, the others for each other.
+        let (go, others) = (Arc::new(Semaphore::new(0)), Arc::new(Barrier::new(7)));
+        let (wait, first) = (Arc::clone(&go), Arc::new(AtomicBool::new(true)));
+        let upstream = listen(move |stream| {
+            let (acceptor, wait, others) = (acceptor.clone(), Arc::clone(&wait), Arc::clone(&others));
+            let is_first = first.swap(false, Ordering::SeqCst);
+            async move {
+                if is_first {
+                    wait.acquire().await.unwrap().forget();
+                } else {
+                    others.wait().await;
+                }
+                let stream = acceptor.accept(stream).await.unwrap();
+                serve(stream, false, async |_| http::Response::new(whole("here"))).await;
+            }
+        })
+        .await;
+        let version = format!("{}\ntls = {{ ca = \"ca.pem\" }}", upstream.upstream("https"));
+        let text = file(ANY, r#"timeouts = { connect = "30s" }"#, &version);
+        let (proxy, counts) = Proxy::start_counting(folder, Timing::default(), 1, &text).await;
+        let address = proxy.address();
+        let clients: JoinSet<_> = (0..8).map(|_| get(address, "/")).collect();
+        eventually("all wait", || counts.under_way() == 8).await;
+        go.add_permits(1);
+        assert!(clients.join_all().await.iter().all(|answer| answer.text == "here"));
+        assert_eq!(upstream.connections(), 8);
     });
 }
 
