@@ -16,10 +16,10 @@ pub(super) struct Caps {
     waiting: AtomicUsize,
     /// Those of them that can go on as soon as a connection is closed or given back.
     pending: AtomicUsize,
-    /// The most connections, as it was last asked for.
-    limit: AtomicUsize,
     /// Wakes one of the waiting requests when a connection was closed.
     pub(super) freed: Notify,
+    /// Tells all shards that a request waits for a connection, so that they close one that is idle.
+    pub(super) wanted: Notify,
 }
 
 /// The right to one connection; it ends with the connection.
@@ -40,10 +40,11 @@ impl Caps {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Whether so many of the connections that there may be are in use that idle ones should not be kept unseen.
-    pub(super) fn is_crowded(&self) -> bool {
-        let limit = self.limit.load(Ordering::Relaxed);
-        limit > 0 && self.connections.load(Ordering::Relaxed) * 2 >= limit
+    /// A connection that several requests share has none at the moment: it may be closed for those that wait.
+    pub(super) fn has_idle(&self) {
+        if self.pending() > 0 {
+            self.wanted.notify_waiters();
+        }
     }
 
     /// A place among those that wait, for something else than a connection; `None` where that many wait already.
@@ -55,6 +56,7 @@ impl Caps {
     pub(super) fn wait_for_connection(&self, most: usize) -> Option<Pending<'_>> {
         let waits = self.wait(most)?;
         self.pending.fetch_add(1, Ordering::AcqRel);
+        self.wanted.notify_waiters();
         Some(Pending(waits))
     }
 }
@@ -62,7 +64,6 @@ impl Caps {
 impl Slot {
     /// The right to make a connection; `None` where there are as many as there may be.
     pub(super) fn take(standing: &Arc<Standing>, most: usize) -> Option<Self> {
-        standing.caps.limit.store(most, Ordering::Relaxed);
         add(&standing.caps.connections, most).then(|| Self(Arc::clone(standing)))
     }
 }
@@ -97,7 +98,13 @@ impl Drop for Pending<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::Scheme;
+    use crate::proxy::census::Census;
+    use crate::proxy::upstream::{Asks, Bounds, Endpoint, EndpointKey, Need, Target};
 
     #[test]
     fn there_are_never_more_connections_than_there_may_be_and_an_ended_one_makes_room() {
@@ -126,5 +133,69 @@ mod tests {
         assert_eq!(caps.pending(), 0);
         drop(first);
         assert!(caps.wait_for_connection(1).is_some());
+    }
+
+    /// Endpoints of two shards; the socket listens for as long as they are used.
+    fn of_two_shards(scheme: Scheme) -> (std::net::TcpListener, [Rc<Endpoint>; 2]) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = Target::Tcp(listener.local_addr().unwrap());
+        let key = EndpointKey { target, scheme, authority: String::new(), tls: None, check: None };
+        let (standing, census) = (Arc::default(), Census::new(1000, 0));
+        let one = || Endpoint::new(key.clone(), "x", None, None, Arc::clone(&standing), &census);
+        (listener, [Rc::new(one()), Rc::new(one())])
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// How a request asks where there may be so many connections.
+    fn asks(connections: usize) -> Asks {
+        let bounds = Bounds { connections, pending: 1 };
+        Asks { need: Need::Request, fresh: false, once: false, patience: PATIENCE, bounds }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build_local(Default::default()).unwrap().block_on(test);
+    }
+
+    #[test]
+    fn a_connection_that_sleeps_is_closed_as_soon_as_another_shard_wants_one() {
+        run(async {
+            let (_listener, [here, there]) = of_two_shards(Scheme::Http);
+            here.lease(asks(3)).await.unwrap().give_back();
+            while !here.pool.sleeps() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let _held = (there.lease(asks(3)).await.unwrap(), there.lease(asks(3)).await.unwrap());
+            assert!(there.lease(asks(3)).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_kept_connection_makes_room_for_a_tunnel() {
+        run(async {
+            let (_listener, [here, _]) = of_two_shards(Scheme::Http);
+            here.lease(asks(1)).await.unwrap().give_back();
+            assert!(here.lease(Asks { need: Need::Tunnel, ..asks(1) }).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn an_http2_connection_without_a_stream_is_closed_as_soon_as_another_shard_wants_one() {
+        run(async {
+            let (_listener, [here, there]) = of_two_shards(Scheme::H2c);
+            drop(here.lease(asks(1)).await.unwrap());
+            assert!(there.lease(asks(1)).await.is_ok());
+            // That one has a stream for as long as it is asked for one.
+            let lease = there.lease(asks(1)).await.unwrap();
+            let waits = here.lease(asks(1));
+            let ends = async {
+                while there.standing().caps.pending() == 0 {
+                    tokio::task::yield_now().await;
+                }
+                drop(lease);
+            };
+            assert!(tokio::join!(waits, ends).0.is_ok());
+        });
     }
 }

@@ -174,6 +174,12 @@ impl Pool {
         }
     }
 
+    /// Whether nothing is awake, for tests.
+    #[cfg(test)]
+    pub(super) fn sleeps(&self) -> bool {
+        !self.ticking.get()
+    }
+
     /// The upstream has closed a kept connection under a request.
     pub(super) fn be_wary(&self) {
         self.wary.set(WARY);
@@ -207,7 +213,7 @@ impl Pool {
         if single.tap.is_none()
             || single.sender.is_closed()
             || idle.len() >= MAX_IDLE
-            || self.is_wanted_elsewhere()
+            || self.wanted_elsewhere() > 0
         {
             return;
         }
@@ -217,24 +223,21 @@ impl Pool {
         }
     }
 
-    /// Whether requests of other shards wait for connections, and none of this one: what is idle here would keep them
-    /// waiting.
-    fn is_wanted_elsewhere(&self) -> bool {
-        self.standing.caps.pending() > self.waiting.get()
+    /// Requests of other shards that wait for connections: what is idle here would keep them waiting.
+    pub(super) fn wanted_elsewhere(&self) -> usize {
+        self.standing.caps.pending().saturating_sub(self.waiting.get())
     }
 
-    /// Makes room for those who wait on other shards.
-    fn make_room(&self) {
-        let wanted = self.standing.caps.pending().saturating_sub(self.waiting.get());
+    /// Closes so many idle connections at the most, the longest idle first; how many.
+    pub(super) fn give_up(&self, most: usize) -> usize {
         let mut idle = self.idle.borrow_mut();
-        let wanted = wanted.min(idle.len());
-        drop(idle.drain(..wanted));
+        let count = most.min(idle.len());
+        drop(idle.drain(..count));
+        count
     }
 
-    /// Counts a tick and lets connections fall asleep; whether it is to be called again, because others are still awake or
-    /// may be wanted elsewhere.
+    /// Counts a tick and lets connections fall asleep; whether it is to be called again, because others are still awake.
     fn tick(&self) -> bool {
-        self.make_room();
         let now = self.tick.get().wrapping_add(1);
         self.tick.set(now);
         let mut awake = false;
@@ -246,14 +249,12 @@ impl Pool {
             }
             connection.fall_asleep();
         }
-        let again = awake || (self.standing.caps.is_crowded() && !self.idle.borrow().is_empty());
-        self.ticking.set(again);
-        again
+        self.ticking.set(awake);
+        awake
     }
 
     /// Closes connections that nobody has used for long, or that the upstream has closed.
     pub(super) fn close_idle(&self) {
-        self.make_room();
         self.idle.borrow_mut().retain_mut(|connection| {
             connection.looks += 1;
             connection.looks <= IDLE_KEPT && !connection.is_closed()

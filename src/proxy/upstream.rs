@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,13 +47,15 @@ pub(super) struct Endpoint {
     /// Requests and tunnels that are under way or wait for a connection: what balancing compares.
     in_flight: Cell<u32>,
     /// HTTP/1.1 connections without a request.
-    pool: Rc<Pool>,
+    pub(super) pool: Rc<Pool>,
     /// HTTP/2 connections.
     multiplexed: RefCell<Vec<Rc<Multiplexed>>>,
     /// Held while an HTTP/2 connection (or one that may turn out to be) is made: the others wait and share it.
     dialing: Semaphore,
     /// Whether ALPN chose HTTP/2 the last time.
     chose_http2: Cell<Option<bool>>,
+    /// Whether a task closes what is idle and wanted elsewhere, because there has been a connection.
+    makes_room: Cell<bool>,
     census: Arc<Census>,
 }
 
@@ -84,6 +86,7 @@ struct Multiplexed {
     streams: Cell<usize>,
     codec: Codec<Http2>,
     since: Instant,
+    standing: Arc<Standing>,
 }
 
 impl Multiplexed {
@@ -186,6 +189,7 @@ impl Endpoint {
             multiplexed: RefCell::default(),
             dialing: Semaphore::new(1),
             chose_http2: Cell::new(None),
+            makes_room: Cell::new(false),
             census: Arc::clone(census),
         }
     }
@@ -230,7 +234,7 @@ impl Endpoint {
     }
 
     /// A connection, and whether there was one already.
-    async fn connect(&self, asks: Asks) -> Result<(Connection, bool), Failure> {
+    async fn connect(self: &Rc<Self>, asks: Asks) -> Result<(Connection, bool), Failure> {
         let due = tokio::time::Instant::now() + asks.patience;
         let multiplexed = match (self.key.scheme, asks.need) {
             (Scheme::Http, _) | (Scheme::Https, Need::Tunnel) => false,
@@ -265,7 +269,11 @@ impl Endpoint {
     }
 
     /// A new connection as soon as there may be one more, or one that was given back meanwhile.
-    async fn make(&self, asks: Asks, due: tokio::time::Instant) -> Result<(Connection, bool), Failure> {
+    async fn make(
+        self: &Rc<Self>,
+        asks: Asks,
+        due: tokio::time::Instant,
+    ) -> Result<(Connection, bool), Failure> {
         // Whoever waits already comes first.
         let nobody_waits = self.standing.caps.pending() == 0;
         let slot = nobody_waits.then(|| Slot::take(&self.standing, asks.bounds.connections)).flatten();
@@ -281,6 +289,9 @@ impl Endpoint {
                 Room::Shared(shared) => return Ok((shared, true)),
             },
         };
+        if !self.makes_room.replace(true) {
+            tokio::task::spawn_local(make_room(Rc::downgrade(self), Arc::clone(&self.standing)));
+        }
         let dialed = tokio::time::timeout_at(due, self.dial(asks.need, slot)).await;
         let connection = dialed.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
         Ok((connection, false))
@@ -320,7 +331,12 @@ impl Endpoint {
                 return Some(Room::Shared(shared));
             }
         }
-        Slot::take(&self.standing, asks.bounds.connections).map(Room::New)
+        let slot = Slot::take(&self.standing, asks.bounds.connections);
+        if slot.is_none() {
+            // What is idle now cannot become what this one needs.
+            self.pool.give_up(1);
+        }
+        slot.map(Room::New)
     }
 
     /// A place on an HTTP/2 connection that has one.
@@ -380,8 +396,8 @@ impl Endpoint {
                 .map_err(failed)?;
             let codec: Codec<Http2> = Rc::new(RefCell::new(Some(Box::pin(connection))));
             tokio::task::spawn_local(drive(until_the_end(Rc::clone(&codec)), Rc::clone(&self.label)));
-            let (streams, since) = (Cell::new(0), Instant::now());
-            let connection = Rc::new(Multiplexed { sender, streams, codec, since });
+            let (streams, since, standing) = (Cell::new(0), Instant::now(), Arc::clone(&self.standing));
+            let connection = Rc::new(Multiplexed { sender, streams, codec, since, standing });
             self.multiplexed.borrow_mut().push(Rc::clone(&connection));
             return Ok(Connection::shared(&connection));
         }
@@ -395,6 +411,37 @@ impl Endpoint {
     pub(super) fn close_idle(&self) {
         self.pool.close_idle();
         self.multiplexed.borrow_mut().retain(|connection| !connection.sender.is_closed());
+    }
+
+    /// Closes idle connections for which requests of other shards wait.
+    fn make_room(&self) {
+        let wanted = self.pool.wanted_elsewhere();
+        let mut wanted = wanted - self.pool.give_up(wanted);
+        self.multiplexed.borrow_mut().retain(|connection| {
+            let goes = wanted > 0 && connection.streams.get() == 0;
+            wanted -= usize::from(goes);
+            !goes
+        });
+    }
+}
+
+/// Has an endpoint make room whenever that is wanted, until its end.
+async fn make_room(endpoint: Weak<Endpoint>, standing: Arc<Standing>) {
+    loop {
+        // What is wanted from here on is not missed.
+        let wanted = standing.caps.wanted.notified();
+        match endpoint.upgrade() {
+            Some(endpoint) => endpoint.make_room(),
+            None => return,
+        }
+        wanted.await;
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // Its task ends.
+        self.standing.caps.wanted.notify_waiters();
     }
 }
 
@@ -445,7 +492,11 @@ impl Connection {
 
 impl Drop for OneStream {
     fn drop(&mut self) {
-        self.connection.streams.set(self.connection.streams.get().saturating_sub(1));
+        let left = self.connection.streams.get().saturating_sub(1);
+        self.connection.streams.set(left);
+        if left == 0 {
+            self.connection.standing.caps.has_idle();
+        }
     }
 }
 

@@ -89,20 +89,22 @@ fn over_http_2_the_connections_are_counted_too() {
 #[test]
 fn a_thread_does_not_starve_while_another_has_all_connections() {
     run(async {
-        let upstream = says(Speaks::Http1, |_| "here".to_owned()).await;
-        let text = limited("upstream_connections = 1", &upstream.upstream("http"));
-        let (proxy, _) = Proxy::start_with(Timing::default(), 4, &text).await;
-        let mut clients = JoinSet::new();
-        for _ in 0..12 {
-            let (mut client, _) = http1(proxy.connect().await).await;
-            clients.spawn(async move {
-                for _ in 0..20 {
-                    let answer = ask1(&mut client, get1("/")).await;
-                    assert_eq!(answer.text, "here", "{answer:?}");
-                }
-            });
+        for (speaks, scheme) in [(Speaks::Http1, "http"), (Speaks::Http2, "h2c")] {
+            let upstream = says(speaks, |_| "here".to_owned()).await;
+            let text = limited("upstream_connections = 1", &upstream.upstream(scheme));
+            let (proxy, _) = Proxy::start_with(Timing::default(), 4, &text).await;
+            let mut clients = JoinSet::new();
+            for _ in 0..12 {
+                let (mut client, _) = http1(proxy.connect().await).await;
+                clients.spawn(async move {
+                    for _ in 0..20 {
+                        let answer = ask1(&mut client, get1("/")).await;
+                        assert_eq!(answer.text, "here", "{scheme}: {answer:?}");
+                    }
+                });
+            }
+            clients.join_all().await;
         }
-        clients.join_all().await;
     });
 }
 
