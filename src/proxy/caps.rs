@@ -1,12 +1,15 @@
 //! How many connections there are to an endpoint, how many requests wait, and the most of both: counted over all
 //! shards, and touched only where a connection is made or closed, or a request has to wait.
 
+use std::rc::Weak;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
+use super::census::Census;
 use super::standing::Standing;
+use super::upstream::Endpoint;
 
 /// One endpoint's connections and waiting requests.
 #[derive(Debug, Default)]
@@ -96,6 +99,22 @@ impl Drop for Pending<'_> {
     }
 }
 
+/// Has an endpoint make room whenever that is wanted, until its end.
+pub(super) async fn make_room(endpoint: Weak<Endpoint>, standing: Arc<Standing>, census: Arc<Census>) {
+    loop {
+        // What is wanted from here on is not missed.
+        let (slot, descriptor) = (standing.caps.wanted.notified(), census.wanted.notified());
+        match endpoint.upgrade() {
+            Some(endpoint) => endpoint.make_room(),
+            None => return,
+        }
+        tokio::select! {
+            () = slot => {}
+            () = descriptor => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
@@ -103,8 +122,7 @@ mod tests {
 
     use super::*;
     use crate::config::Scheme;
-    use crate::proxy::census::Census;
-    use crate::proxy::upstream::{Asks, Bounds, Endpoint, EndpointKey, Need, Target};
+    use crate::proxy::upstream::{Asks, Bounds, EndpointKey, Need, Target};
 
     #[test]
     fn there_are_never_more_connections_than_there_may_be_and_an_ended_one_makes_room() {
@@ -136,12 +154,12 @@ mod tests {
     }
 
     /// Endpoints of two shards; the socket listens for as long as they are used.
-    fn of_two_shards(scheme: Scheme) -> (std::net::TcpListener, [Rc<Endpoint>; 2]) {
+    fn of_two_shards(scheme: Scheme, census: &Arc<Census>) -> (std::net::TcpListener, [Rc<Endpoint>; 2]) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let target = Target::Tcp(listener.local_addr().unwrap());
         let key = EndpointKey { target, scheme, authority: String::new(), tls: None, check: None };
-        let (standing, census) = (Arc::default(), Census::new(1000, 0));
-        let one = || Endpoint::new(key.clone(), "x", None, None, Arc::clone(&standing), &census);
+        let standing = Arc::default();
+        let one = || Endpoint::new(key.clone(), "x", None, None, Arc::clone(&standing), census);
         (listener, [Rc::new(one()), Rc::new(one())])
     }
 
@@ -161,7 +179,7 @@ mod tests {
     #[test]
     fn a_connection_that_sleeps_is_closed_as_soon_as_another_shard_wants_one() {
         run(async {
-            let (_listener, [here, there]) = of_two_shards(Scheme::Http);
+            let (_listener, [here, there]) = of_two_shards(Scheme::Http, &Census::new(1000, 0));
             here.lease(asks(3)).await.unwrap().give_back();
             while !here.pool.sleeps() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -174,7 +192,7 @@ mod tests {
     #[test]
     fn a_kept_connection_makes_room_for_a_tunnel() {
         run(async {
-            let (_listener, [here, _]) = of_two_shards(Scheme::Http);
+            let (_listener, [here, _]) = of_two_shards(Scheme::Http, &Census::new(1000, 0));
             here.lease(asks(1)).await.unwrap().give_back();
             assert!(here.lease(Asks { need: Need::Tunnel, ..asks(1) }).await.is_ok());
         });
@@ -183,7 +201,7 @@ mod tests {
     #[test]
     fn an_http2_connection_without_a_stream_is_closed_as_soon_as_another_shard_wants_one() {
         run(async {
-            let (_listener, [here, there]) = of_two_shards(Scheme::H2c);
+            let (_listener, [here, there]) = of_two_shards(Scheme::H2c, &Census::new(1000, 0));
             drop(here.lease(asks(1)).await.unwrap());
             assert!(there.lease(asks(1)).await.is_ok());
             // That one has a stream for as long as it is asked for one.
@@ -196,6 +214,26 @@ mod tests {
                 drop(lease);
             };
             assert!(tokio::join!(waits, ends).0.is_ok());
+        });
+    }
+
+    #[test]
+    fn idle_connections_are_closed_where_there_is_no_descriptor_for_another_or_for_a_client() {
+        run(async {
+            for scheme in [Scheme::Http, Scheme::H2c] {
+                let census = Census::new(16, 0);
+                let others: Vec<_> = (1..4).map(|_| census.descriptor().unwrap()).collect();
+                let (_listener, [here, there]) = of_two_shards(scheme, &census);
+                here.lease(asks(9)).await.unwrap().give_back();
+                assert!(census.descriptor().is_err());
+                let lease = there.lease(asks(9)).await.unwrap();
+                lease.give_back();
+                assert!(census.is_spent());
+                while census.client(9).is_none() {
+                    tokio::task::yield_now().await;
+                }
+                drop(others);
+            }
         });
     }
 }

@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 /// Counts client connections, and the descriptors that connections of either side take.
 ///
 /// Descriptors are not used up: some are left for everything else, so that at the limit the process can still answer on
@@ -20,6 +22,8 @@ pub(super) struct Census {
     clients: AtomicUsize,
     /// Connections that were turned away, and are listened to until they have heard it.
     leaving: AtomicUsize,
+    /// Tells all shards that a client or a request finds no descriptor, so that they close idle connections to upstreams.
+    pub(super) wanted: Notify,
     /// By network address, where there is one; in parts, so that shards seldom wait for each other.
     addresses: [Mutex<HashMap<IpAddr, usize>>; PARTS],
 }
@@ -40,6 +44,7 @@ impl Census {
             descriptors: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
             leaving: AtomicUsize::new(0),
+            wanted: Notify::new(),
             addresses,
         })
     }
@@ -82,10 +87,18 @@ impl Census {
         self.take(Holder::Leaving)
     }
 
+    /// Whether all descriptors are in use.
+    pub(super) fn is_spent(&self) -> bool {
+        self.descriptors.load(Ordering::Relaxed) >= self.most
+    }
+
     /// A descriptor for whoever is counted as its holder already. Where there is none, that count is given back.
     fn take(self: &Arc<Self>, holder: Holder) -> Option<Descriptor> {
         if take(&self.descriptors, self.most) {
             return Some(Descriptor { census: Arc::clone(self), holder });
+        }
+        if !matches!(holder, Holder::Leaving) {
+            self.wanted.notify_waiters();
         }
         self.give_back(holder);
         None

@@ -228,11 +228,17 @@ impl Pool {
         self.standing.caps.pending().saturating_sub(self.waiting.get())
     }
 
+    /// How many connections are idle.
+    pub(super) fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
     /// Closes so many idle connections at the most, the longest idle first; how many.
     pub(super) fn give_up(&self, most: usize) -> usize {
         let mut idle = self.idle.borrow_mut();
         let count = most.min(idle.len());
-        drop(idle.drain(..count));
+        // Without its codec a connection closes at once.
+        idle.drain(..count).for_each(|mut connection| connection.fall_asleep());
         count
     }
 

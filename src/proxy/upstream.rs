@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
-use super::caps::Slot;
-use super::census::Census;
+use super::caps::{self, Slot};
+use super::census::{Census, Descriptor};
 use super::executor::LocalExecutor;
 use super::failure::{Failure, Kind};
 use super::pool::{Codec, IdleState, Pool, Sent, Single, drive, until_the_end};
@@ -113,6 +113,9 @@ const HEADER_LIST: u32 = 256 << 10;
 /// is silently gone would cost every request its whole deadline.
 const PING: Duration = Duration::from_secs(20);
 const PONG: Duration = Duration::from_secs(10);
+
+/// What idle connections are given to close, where there is no descriptor.
+const CLOSING: Duration = Duration::from_millis(10);
 
 /// What a request needs of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,7 +293,8 @@ impl Endpoint {
             },
         };
         if !self.makes_room.replace(true) {
-            tokio::task::spawn_local(make_room(Rc::downgrade(self), Arc::clone(&self.standing)));
+            let (standing, census) = (Arc::clone(&self.standing), Arc::clone(&self.census));
+            tokio::task::spawn_local(caps::make_room(Rc::downgrade(self), standing, census));
         }
         let dialed = tokio::time::timeout_at(due, self.dial(asks.need, slot)).await;
         let connection = dialed.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
@@ -354,8 +358,7 @@ impl Endpoint {
             self.standing.refused(&error);
             Failure::because(Kind::ConnectFailed, error)
         };
-        let descriptor = self.census.descriptor();
-        let descriptor = descriptor.map_err(|error| Failure::because(Kind::Overloaded, error))?;
+        let descriptor = self.descriptor().await?;
         let socket = match &self.key.target {
             Target::Tcp(address) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;
@@ -378,6 +381,15 @@ impl Endpoint {
             self.chose_http2.set(Some(http2));
         }
         self.speak(Stream::ClientTls(Box::new(stream)), http2, need).await
+    }
+
+    /// A descriptor for a connection. Where there is none, idle connections to whatever upstream are closed first.
+    async fn descriptor(&self) -> Result<Descriptor, Failure> {
+        if let Ok(descriptor) = self.census.descriptor() {
+            return Ok(descriptor);
+        }
+        tokio::time::sleep(CLOSING).await;
+        self.census.descriptor().map_err(|error| Failure::because(Kind::Overloaded, error))
     }
 
     async fn speak(&self, stream: Stream, http2: bool, need: Need) -> Result<Connection, Failure> {
@@ -413,28 +425,21 @@ impl Endpoint {
         self.multiplexed.borrow_mut().retain(|connection| !connection.sender.is_closed());
     }
 
-    /// Closes idle connections for which requests of other shards wait.
-    fn make_room(&self) {
-        let wanted = self.pool.wanted_elsewhere();
-        let mut wanted = wanted - self.pool.give_up(wanted);
-        self.multiplexed.borrow_mut().retain(|connection| {
-            let goes = wanted > 0 && connection.streams.get() == 0;
+    /// Closes idle connections for which requests of other shards wait; half of all where there are no descriptors.
+    pub(super) fn make_room(&self) {
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        let is_idle = |connection: &Multiplexed| connection.streams.get() == 0;
+        let mut wanted = self.pool.wanted_elsewhere();
+        if self.census.is_spent() {
+            let idle = self.pool.idle() + multiplexed.iter().filter(|one| is_idle(one)).count();
+            wanted = wanted.max(idle.div_ceil(2));
+        }
+        wanted -= self.pool.give_up(wanted);
+        multiplexed.retain(|connection| {
+            let goes = wanted > 0 && is_idle(connection);
             wanted -= usize::from(goes);
             !goes
         });
-    }
-}
-
-/// Has an endpoint make room whenever that is wanted, until its end.
-async fn make_room(endpoint: Weak<Endpoint>, standing: Arc<Standing>) {
-    loop {
-        // What is wanted from here on is not missed.
-        let wanted = standing.caps.wanted.notified();
-        match endpoint.upgrade() {
-            Some(endpoint) => endpoint.make_room(),
-            None => return,
-        }
-        wanted.await;
     }
 }
 
