@@ -25,6 +25,7 @@ pub struct Registry {
     reloads: [AtomicU64; 2],
     upgrades: [AtomicU64; 3],
     checks: Mutex<Checks>,
+    ejections: Mutex<Ejections>,
     limited: limits::Limited,
     panics: AtomicU64,
 }
@@ -49,6 +50,8 @@ impl UpgradeResult {
 
 /// Health checks of each upstream: those that failed, those that did not.
 type Checks = BTreeMap<(WorkerName, VersionId, String), [u64; 2]>;
+/// How often each upstream was ejected.
+type Ejections = BTreeMap<(WorkerName, VersionId, String), u64>;
 
 /// What is counted of the process as a whole.
 struct Process<'a> {
@@ -59,6 +62,7 @@ struct Process<'a> {
     limited: &'a limits::Limited,
     panics: u64,
     checks: &'a Checks,
+    ejections: &'a Ejections,
 }
 
 /// The recorders of all shards, in the order in which they are written out.
@@ -81,27 +85,12 @@ pub struct Gauges {
     pub versions: Vec<(WorkerName, VersionId, bool)>,
     /// Every upstream in use, and whether it is healthy (true until known otherwise).
     pub upstreams: Vec<(WorkerName, VersionId, String, bool)>,
-    /// Every upstream in use, and its ejections.
-    pub ejections: Vec<Ejections>,
+    /// Every upstream in use, and whether any of its addresses is ejected.
+    pub ejected: Vec<(WorkerName, VersionId, String, bool)>,
     /// What is under way on versions that have left their worker's deployment: requests and tunnels together.
     pub retired: Vec<(WorkerName, VersionId, u64)>,
     /// Access log lines that were dropped because the log could not keep up.
     pub log_dropped: u64,
-}
-
-/// How an upstream's real requests went.
-#[derive(Debug, Clone)]
-pub struct Ejections {
-    /// Its worker.
-    pub worker: WorkerName,
-    /// Its version.
-    pub version: VersionId,
-    /// As the file names it.
-    pub upstream: String,
-    /// Whether any of its addresses is ejected.
-    pub ejected: bool,
-    /// How often its addresses were ejected.
-    pub total: u64,
 }
 
 /// What is under way on a version.
@@ -194,6 +183,12 @@ impl Registry {
         checks.entry(labels).or_default()[usize::from(succeeded)] += 1;
     }
 
+    /// Counts that an upstream was ejected. Takes a lock: this is seldom, and never for a request that goes well.
+    pub fn ejected(&self, worker: &WorkerName, version: &VersionId, upstream: &str) {
+        let mut ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
+        *ejections.entry((worker.clone(), version.clone(), upstream.to_owned())).or_default() += 1;
+    }
+
     /// Counts a request that was lost to a panic.
     pub fn panicked(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);
@@ -204,12 +199,14 @@ impl Registry {
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
         let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
         let process = Process {
             reloads,
             upgrades: self.upgrades(),
             limited: &self.limited,
             panics: self.panics.load(Ordering::Relaxed),
             checks: &checks,
+            ejections: &ejections,
         };
         text::render(&self.lock(), &process, gauges)
     }
@@ -235,11 +232,6 @@ mod tests {
         VersionId::new(id).unwrap()
     }
 
-    fn ejections(id: &str, ejected: bool, total: u64) -> Ejections {
-        let upstream = "http://127.0.0.1:3001".into();
-        Ejections { worker: worker(), version: version(id), upstream, ejected, total }
-    }
-
     fn gauges() -> Gauges {
         let half = Share::from_thousandths(12_500).unwrap();
         let rest = Share::from_thousandths(87_500).unwrap();
@@ -252,7 +244,11 @@ mod tests {
                 (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
                 (worker(), version("v2"), "unix:/odd\"path\\\n".into(), false),
             ],
-            ejections: vec![ejections("v1", true, 3), ejections("v1", true, 3), ejections("v2", false, 0)],
+            ejected: vec![
+                (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
+                (worker(), version("v1"), "http://127.0.0.1:3001".into(), true),
+                (worker(), version("v2"), "http://127.0.0.1:3001".into(), false),
+            ],
             retired: vec![(worker(), version("v0"), 3)],
             log_dropped: 7,
         }
@@ -280,6 +276,7 @@ mod tests {
         failover.request(Some(Reason::Failover), 200, Duration::from_micros(900));
         for succeeded in [true, false, true] {
             registry.checked(&worker(), &version("v1"), "http://127.0.0.1:3001", succeeded);
+            registry.ejected(&worker(), &version("v1"), "http://127.0.0.1:3001");
         }
         for result in [Retry::Success, Retry::Success, Retry::Failure, Retry::Budget] {
             b.retried(result);

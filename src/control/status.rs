@@ -12,7 +12,7 @@ use crate::control::clock::rfc3339;
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Ejections, Gauges, Registry, UnderWay, UpgradeResult};
+use crate::metrics::{Gauges, Registry, UnderWay, UpgradeResult};
 use crate::model::share::Share;
 use crate::proxy::{EndpointHealth, HealthMeter, LastCheck, LoadMeter, UpstreamHealth, VersionHealth};
 
@@ -242,13 +242,10 @@ impl Status {
                 (worker.clone(), version.clone(), upstream.upstream.clone(), upstream.is_healthy())
             };
             gauges.upstreams.extend(health.upstreams.iter().map(upstream));
-            gauges.ejections.extend(health.upstreams.iter().map(|upstream| Ejections {
-                worker: worker.clone(),
-                version: version.clone(),
-                upstream: upstream.upstream.clone(),
-                ejected: upstream.is_ejected(),
-                total: upstream.ejections(),
-            }));
+            let ejected = |upstream: &UpstreamHealth| {
+                (worker.clone(), version.clone(), upstream.upstream.clone(), upstream.is_ejected())
+            };
+            gauges.ejected.extend(health.upstreams.iter().map(ejected));
         }
         gauges
     }

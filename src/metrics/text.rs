@@ -1,6 +1,5 @@
 //! The Prometheus text exposition format, version 0.0.4.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::model::decision::Reason;
@@ -29,7 +28,7 @@ pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gaug
     page.retired(gauges);
     page.upstreams(gauges);
     page.checks(process.checks);
-    page.ejections(gauges);
+    page.ejections(process.ejections, gauges);
     page.text
 }
 
@@ -228,31 +227,24 @@ impl Page {
         const NAME: &str = "gradual_health_checks_total";
         self.family(NAME, "counter", "Active health checks, by what came of them.");
         for ((worker, version, upstream), [failures, successes]) in checks {
-            let of =
-                [("worker", worker.as_str()), ("version", version.as_str()), ("upstream", upstream.as_str())];
+            let of = of(worker, version, upstream);
             for (result, count) in [("success", successes), ("failure", failures)] {
                 self.counted(NAME, &[&of[..], &[("result", result)]].concat(), *count);
             }
         }
     }
 
-    fn ejections(&mut self, gauges: &Gauges) {
-        const NAME: &str = "gradual_upstream_ejected";
-        const TOTAL: &str = "gradual_upstream_ejections_total";
-        // A version may list an upstream twice; a series may stand on a page only once.
-        let name = |one: &Ejections| [one.worker.to_string(), one.version.to_string(), one.upstream.clone()];
-        let all: BTreeMap<_, _> = gauges.ejections.iter().map(|one| (name(one), one)).collect();
-        self.family(NAME, "gauge", "Whether an upstream gets no requests because it failed too many.");
-        for (name, one) in &all {
-            self.sample(NAME, &of(name), u8::from(one.ejected));
-        }
+    fn ejections(&mut self, ejections: &Ejections, gauges: &Gauges) {
+        let help = "Whether an upstream gets no requests because it failed too many.";
+        self.of_upstreams("gradual_upstream_ejected", help, &gauges.ejected);
+        const NAME: &str = "gradual_upstream_ejections_total";
         self.family(
-            TOTAL,
+            NAME,
             "counter",
             "How often an upstream was ejected because it failed too many requests.",
         );
-        for (name, one) in &all {
-            self.counted(TOTAL, &of(name), one.total);
+        for ((worker, version, upstream), count) in ejections {
+            self.sample(NAME, &of(worker, version, upstream), count);
         }
     }
 
@@ -266,17 +258,19 @@ impl Page {
     }
 
     fn upstreams(&mut self, gauges: &Gauges) {
-        const NAME: &str = "gradual_upstream_healthy";
-        self.family(NAME, "gauge", "Whether an upstream is healthy; 1 until known otherwise.");
-        for (at, (worker, version, upstream, healthy)) in gauges.upstreams.iter().enumerate() {
+        let help = "Whether an upstream is healthy; 1 until known otherwise.";
+        self.of_upstreams("gradual_upstream_healthy", help, &gauges.upstreams);
+    }
+
+    /// A gauge of what is so or not of each upstream.
+    fn of_upstreams(&mut self, name: &'static str, help: &'static str, all: &[Upstream]) {
+        self.family(name, "gauge", help);
+        for (at, (worker, version, upstream, is_so)) in all.iter().enumerate() {
             // A version may list an upstream twice; a series may stand on a page only once.
             let same = |other: &Upstream| (&other.0, &other.1, &other.2) == (worker, version, upstream);
-            if gauges.upstreams[..at].iter().any(same) {
-                continue;
+            if !all[..at].iter().any(same) {
+                self.sample(name, &of(worker, version, upstream), u8::from(*is_so));
             }
-            let labels =
-                [("worker", worker.as_str()), ("version", version.as_str()), ("upstream", upstream.as_str())];
-            self.sample(NAME, &labels, u8::from(*healthy));
         }
     }
 
@@ -332,8 +326,8 @@ fn labels<'a>(
 }
 
 /// The labels of an upstream.
-fn of([worker, version, upstream]: &[String; 3]) -> [(&'static str, &str); 3] {
-    [("worker", worker), ("version", version), ("upstream", upstream)]
+fn of<'a>(worker: &'a WorkerName, version: &'a VersionId, upstream: &'a str) -> [(&'static str, &'a str); 3] {
+    [("worker", worker.as_str()), ("version", version.as_str()), ("upstream", upstream)]
 }
 
 /// All shards' counts together.

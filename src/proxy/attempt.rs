@@ -261,11 +261,14 @@ impl Exchange {
                 | Kind::ResponseTimeout
         );
         let Some((worker, version)) = chosen(&self.meter).filter(|_| of_endpoint) else { return };
-        if choice.failed(&version.backends.endpoints(), self.meter.client.shard.draw()) {
+        let shard = &self.meter.client.shard;
+        if choice.failed(&version.backends.endpoints(), shard.draw()) {
+            let upstream = &*choice.endpoint.label;
+            shard.services().registry.ejected(&worker.policy().name, &version.metadata.id, upstream);
             tracing::warn!(
                 worker = worker.name(),
                 version = version.id(),
-                upstream = &*choice.endpoint.label,
+                upstream,
                 kind = kind.as_str(),
                 "an upstream that fails again and again gets no requests for a while"
             );

@@ -124,11 +124,6 @@ impl UpstreamHealth {
         self.endpoints.iter().any(|endpoint| endpoint.ejected)
     }
 
-    /// How often its addresses were ejected.
-    pub fn ejections(&self) -> u64 {
-        self.endpoints.iter().map(|endpoint| endpoint.ejections).sum()
-    }
-
     /// Whether any of its addresses is healthy.
     pub fn is_healthy(&self) -> bool {
         self.endpoints.iter().any(|endpoint| endpoint.healthy)

@@ -112,8 +112,8 @@ fn an_upstream_that_fails_five_times_in_a_row_gets_no_more_requests() {
             }
             assert_eq!(moody.requests(), 5, "{mood:?}");
             let health = proxy.shards.health().read();
-            let told =
-                health[0].upstreams.iter().map(|upstream| (upstream.is_ejected(), upstream.ejections()));
+            let told = health[0].upstreams.iter().flat_map(|upstream| &upstream.endpoints);
+            let told = told.map(|endpoint| (endpoint.ejected, endpoint.ejections));
             assert_eq!(told.collect::<Vec<_>>(), [(true, 1), (false, 0)], "{mood:?}");
             // Well again: but nobody asks it yet.
             moody.is_now(Mood::Well);
@@ -121,6 +121,30 @@ fn an_upstream_that_fails_five_times_in_a_row_gets_no_more_requests() {
                 assert_eq!(ask1(&mut client, get1("/")).await.text, "other");
             }
         }
+    });
+}
+
+#[test]
+fn ejections_are_counted_for_good_also_where_the_upstream_leaves_the_file() {
+    run(async {
+        let (mut proxy, counts, moody, other) = beside_another(SHORT, Mood::Closes, "").await;
+        let address = moody.upstream.address;
+        let of_moody = format!("worker=\"shop\",version=\"v1\",upstream=\"http://{address}\"");
+        let series = format!("gradual_upstream_ejections_total{{{of_moody}}}");
+        let (mut client, _) = http1(proxy.connect().await).await;
+        while counts.of(&series) < 2 {
+            ask1(&mut client, get1("/")).await;
+        }
+        let counted = counts.of(&series);
+        proxy.reload(&file(ANY, "", &other.upstream("http"))).await.unwrap();
+        ask1(&mut client, get1("/")).await;
+        assert_eq!(counts.of(&series), counted);
+        // It is another endpoint when it comes back, and the same series.
+        proxy.reload(&file(ANY, "", &upstreams("http", &[address, other.address]))).await.unwrap();
+        while counts.of(&series) == counted {
+            ask1(&mut client, get1("/")).await;
+        }
+        assert_eq!(counts.of(&series), counted + 1);
     });
 }
 
