@@ -172,8 +172,10 @@ mod tests {
     }
 
     fn run(test: impl Future<Output = ()>) {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.enable_all().build_local(Default::default()).unwrap().block_on(test);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let test = async { tokio::time::timeout(PATIENCE * 2, test).await.expect("the test stands still") };
+        runtime.unwrap().block_on(test);
     }
 
     #[test]
