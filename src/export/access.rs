@@ -101,7 +101,7 @@ pub enum Outcome {
     Ok,
     /// The client left.
     Canceled,
-    /// The upstream failed, before or within its response.
+    /// The upstream failed, before or within its response; or the proxy itself.
     Exception,
 }
 

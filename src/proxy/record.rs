@@ -184,7 +184,7 @@ impl Meter {
         self.worker().map_or(Timeouts::default().idle, |worker| worker.timeouts().idle)
     }
 
-    /// Tells the operator why an upstream failed. At most one line a second for each shard: a version that is down fails
+    /// Tells the operator why a request could not be served. At most one line a second for each shard: a version that is down fails
     /// every request in the same way.
     pub(super) fn warn(&self, failure: &Failure) {
         if !self.client.shard.may_warn() {
@@ -206,7 +206,7 @@ impl Meter {
     /// The response has ended as it should.
     pub(super) fn whole(&mut self) {
         self.outcome = match self.error {
-            Some(kind) if kind.is_upstream() => Outcome::Exception,
+            Some(kind) if kind.is_upstream() || kind.is_our_own() => Outcome::Exception,
             _ => Outcome::Ok,
         };
     }

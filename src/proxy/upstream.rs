@@ -334,10 +334,10 @@ impl Endpoint {
     async fn dial(&self, need: Need, slot: Slot) -> Result<Connection, Failure> {
         let failed = |error: std::io::Error| {
             self.standing.refused(&error);
-            Failure::because(Kind::ConnectFailed, error)
+            Failure::of_connect(error)
         };
         let descriptor = self.census.descriptor();
-        let descriptor = descriptor.map_err(|error| Failure::because(Kind::Overloaded, error))?;
+        let descriptor = descriptor.map_err(|error| Failure::because(Kind::Exhausted, error))?;
         let socket = match &self.key.target {
             Target::Tcp(address) => {
                 let socket = TcpStream::connect(address).await.map_err(failed)?;

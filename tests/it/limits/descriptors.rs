@@ -4,11 +4,12 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use http::Request;
 use tokio::io::AsyncReadExt;
 
 use super::long;
 use super::memory::Program;
-use crate::support::{backend, eventually, file, raw_backend};
+use crate::support::{backend, empty, eventually, file, http2, raw_backend, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_descriptors_run_out_it_stays_alive_calm_and_reachable_and_recovers() {
@@ -92,5 +93,36 @@ async fn where_all_that_may_be_open_is_open_nothing_fails_and_the_admin_address_
     assert!(!log.contains("cannot"), "{log}");
     assert_eq!(silent.connections(), 160 / 16);
     drop((clients, held));
+    eventually("it has recovered", || program.status().as_deref() == Some("200")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_finds_no_descriptor_for_an_upstream_says_that_it_is_the_proxys_fault() {
+    let v1 = long(4 << 20).await;
+    let program = Program::start(100, &v1).await;
+    let pipe = tokio::net::UnixStream::connect(program.path("client.sock")).await.unwrap();
+    let mut client = http2(Box::new(pipe)).await;
+    // Answers that nobody reads to the end keep their connections to the upstream in use.
+    let (mut unread, mut refused) = (Vec::new(), 0);
+    for _ in 0..60 {
+        let request = Request::get("http://shop.example/").body(empty()).unwrap();
+        let answer = soon("an answer", client.send_request(request)).await.unwrap();
+        match answer.headers().get("gradual-error") {
+            None => unread.push(answer),
+            Some(kind) => {
+                assert_eq!((answer.status().as_u16(), kind.as_bytes()), (503, &b"proxy-exhausted"[..]));
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused >= 20 && unread.len() >= 20, "{refused} and {}", unread.len());
+    let metrics = program.admin("/metrics").unwrap().body;
+    for series in ["gradual_upstream_shed_total", "gradual_upstream_ejections_total"] {
+        let mut counted = metrics.lines().filter(|line| line.starts_with(series) && !line.ends_with(" 0"));
+        assert_eq!(counted.next(), None);
+    }
+    let log = std::fs::read_to_string(program.path("log")).unwrap();
+    assert!(log.contains("proxy-exhausted"), "{log}");
+    drop((unread, client));
     eventually("it has recovered", || program.status().as_deref() == Some("200")).await;
 }
