@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use http::Request;
+use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::io::AsyncReadExt;
 
 use super::long;
@@ -125,4 +126,32 @@ async fn what_finds_no_descriptor_for_an_upstream_says_that_it_is_the_proxys_fau
     assert!(log.contains("proxy-exhausted"), "{log}");
     drop((unread, client));
     eventually("it has recovered", || program.status().as_deref() == Some("200")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_wait_to_be_accepted_when_it_ends_are_served_when_there_are_descriptors_again() {
+    let v1 = backend("v1").start().await;
+    let program = Program::start(256, &v1).await;
+    assert_eq!(program.status().as_deref(), Some("200"));
+    let limit = |current| {
+        let limit = Rlimit { current: Some(current), maximum: Some(256) };
+        prlimit(Some(program.pid()), Resource::Nofile, limit).unwrap();
+    };
+    limit(1);
+    let mut clients: Vec<_> = (0..10).map(|_| program.client()).collect();
+    for client in &mut clients {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n").unwrap();
+    }
+    kill_process(program.pid(), Signal::TERM).unwrap();
+    let log = || std::fs::read_to_string(program.path("log")).unwrap();
+    eventually("it drains", || log().contains("draining")).await;
+    // So long that it has found no descriptor for any of them.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    limit(256);
+    for client in &mut clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    eventually("it has ended", || log().contains("every request was finished")).await;
 }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gradual::config::Address;
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::long;
@@ -86,6 +87,10 @@ impl Program {
         let numbers: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
         let ticks: u64 = [11, 12].map(|at: usize| numbers[at].parse::<u64>().unwrap()).iter().sum();
         Duration::from_millis(ticks * 10)
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     fn process(&self, name: &str) -> std::path::PathBuf {
