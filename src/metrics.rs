@@ -285,6 +285,7 @@ mod tests {
             b.retried(result);
         }
         a.shed();
+        a.retired();
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);

@@ -46,6 +46,8 @@ pub(super) enum Kind {
     Internal,
     /// There are no descriptors, ports or memory left for a connection to the upstream.
     Exhausted,
+    /// Its version left the deployment, and the time for what was still under way is over.
+    Retired,
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
@@ -113,6 +115,7 @@ impl Kind {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Exhausted
+            | Self::Retired
             | Self::NoUpstream
             | Self::NoHealthyUpstream
             | Self::ConnectFailed
@@ -139,6 +142,7 @@ impl Kind {
             Self::Loop => "loop",
             Self::Internal => "internal",
             Self::Exhausted => "proxy-exhausted",
+            Self::Retired => "version-retired",
             Self::NoUpstream => "no-upstream",
             Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
@@ -170,6 +174,7 @@ impl Kind {
             Self::Exhausted => {
                 "the proxy has nothing left to make a connection to the version's upstream with"
             }
+            Self::Retired => "the version has left the deployment, and its time is over",
             Self::NoUpstream => "the version has no upstream with a known address",
             Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
@@ -191,7 +196,7 @@ impl Kind {
 
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
-        !self.closes() && !self.is_our_own() && !matches!(self, Self::NoWorker | Self::Loop)
+        !self.closes() && !self.is_our_own() && !matches!(self, Self::NoWorker | Self::Loop | Self::Retired)
     }
 
     /// Whether the proxy itself is to blame.

@@ -227,6 +227,18 @@ impl Meter {
         self.client.shard.services().registry.panicked();
     }
 
+    /// The request ended and nobody has said how: its client left, unless the time of its version is over.
+    #[cold]
+    fn cut(&mut self) {
+        let Some(version) = self.version().filter(|version| version.tenure.is_over()) else { return };
+        version.series.retired();
+        self.error = Some(Kind::Retired);
+        self.outcome = Outcome::Exception;
+        if self.status == CLIENT_LEFT {
+            self.status = Kind::Retired.status().as_u16();
+        }
+    }
+
     fn worker(&self) -> Option<&WorkerState> {
         self.worker.and_then(|index| self.snapshot.workers.get(index))
     }
@@ -280,6 +292,8 @@ impl Drop for Meter {
     fn drop(&mut self) {
         if std::thread::panicking() || self.client.panicked.get() {
             self.panicked();
+        } else if self.outcome == Outcome::Canceled {
+            self.cut();
         }
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.started);
