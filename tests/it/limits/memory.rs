@@ -6,14 +6,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use gradual::config::Address;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::long;
 use super::wire::{SETTINGS, frame, get};
 use crate::control::stage::{Answer, exchange};
-use crate::support::{Authority, Backend, File, eventually, file, tls_client};
+use crate::support::{Authority, Backend, File, backend, body, eventually, file, tls_client};
 use tokio::io::AsyncWriteExt;
 
 /// The program with its listener and its admin address on Unix sockets of its folder.
@@ -134,27 +137,48 @@ async fn clients_that_read_nothing_cost_a_quarter_of_a_mebibyte_each() {
     assert!(each <= 256, "{each} KiB");
 }
 
+/// Kibibytes that each of some clients takes that ask for a hundred streams of this window and read nothing.
+async fn unread_streams(program: &Program, window: u32) -> u64 {
+    let before = program.settled().await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = program.client();
+        let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
+        let asked: Vec<_> = (0..100).flat_map(|at| get(at * 2 + 1)).collect();
+        let all =
+            [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &setting)[..], &asked].concat();
+        client.write_all(&all).unwrap();
+        clients.push(client);
+    }
+    program.settled().await.saturating_sub(before) / 8
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_streams_that_are_not_read_cost_what_their_connection_may_hold() {
     let v1 = long(20 << 20).await;
-    let program = Program::start(4096, &v1).await;
-    assert_eq!(program.status().as_deref(), Some("200"));
     for window in [0_u32, 65_535, 1 << 30] {
-        let before = program.settled().await;
-        let mut clients = Vec::new();
-        for _ in 0..8 {
-            let mut client = program.client();
-            let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
-            let asked: Vec<_> = (0..100).flat_map(|at| get(at * 2 + 1)).collect();
-            let all =
-                [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &setting)[..], &asked].concat();
-            client.write_all(&all).unwrap();
-            clients.push(client);
-        }
-        let each = program.settled().await.saturating_sub(before) / 8;
+        // Memory that a program had before would be used again, and so not be seen.
+        let program = Program::start(4096, &v1).await;
+        assert_eq!(program.status().as_deref(), Some("200"));
+        let each = unread_streams(&program, window).await;
         // What the codec needs for each connection to the upstream comes on top of what is held for the client.
         assert!(each <= 256 + 100 * 40, "{window}: {each} KiB");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_an_upstream_of_http_2_each_takes_what_its_stream_may_be_sent_ahead_besides() {
+    let all = Bytes::from(vec![b'x'; 1 << 20]);
+    let answer = move |_: Request<Incoming>| {
+        let all = all.clone();
+        async { Response::new(body(all)) }
+    };
+    let v1 = backend("v1").h2c().answering(answer).start().await;
+    let program = Program::start(4096, &v1).await;
+    assert_eq!(program.status().as_deref(), Some("200"));
+    let each = unread_streams(&program, 0).await;
+    // Of the 64 KiB that the upstream sends ahead, each frame's 16 take a block of 20.
+    assert!(each <= 256 + 100 * (80 + 30), "{each} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
