@@ -207,7 +207,7 @@ async fn start(
         health: shards.health(),
     }));
     status.read(&source);
-    let mut admin = Admin::new(Arc::clone(&status), inbox, upgrades);
+    let mut admin = Admin::new(Arc::clone(&status), inbox, upgrades, shards.spare().admin_connections);
     if inheritance.from != 0 {
         registry.upgrades_before(inheritance.upgrades);
         registry.upgraded(UpgradeResult::Success);
@@ -282,7 +282,8 @@ impl Work {
 /// cut.
 async fn serve(mut reloader: Reloader, mut work: Work) -> u64 {
     // Until the end: what drains is still served by upstreams that are well.
-    let _checks = HealthChecks::start(&reloader.shards.health(), &reloader.registry);
+    let shards = &reloader.shards;
+    let _checks = HealthChecks::start(&shards.health(), &reloader.registry, shards.spare().checks);
     let heir = work.done(&mut reloader).await;
     work.end(&reloader.status, heir.as_ref());
     let Reloader { mut shards, admin, log, config, .. } = reloader;

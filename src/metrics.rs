@@ -282,6 +282,7 @@ mod tests {
             b.retried(result);
         }
         a.shed();
+        a.retired();
         registry.reloaded(true);
         registry.reloaded(false);
         registry.reloaded(true);

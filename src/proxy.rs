@@ -62,6 +62,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::census::Spare;
 pub use self::ejection::Timing;
 pub use self::health::{
     EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
@@ -321,6 +322,11 @@ impl Shards {
     /// How many shards there are.
     pub fn count(&self) -> usize {
         self.threads.len()
+    }
+
+    /// How many connections others may have, so that descriptors do not run out.
+    pub fn spare(&self) -> Spare {
+        self.census.spare()
     }
 
     /// What is going on.

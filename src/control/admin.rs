@@ -13,6 +13,8 @@ mod token;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Semaphore;
+
 pub use token::{Token, check_token, read_token};
 
 use crate::config::{self, Address};
@@ -30,6 +32,8 @@ use crate::proxy::Handed;
 #[derive(Debug)]
 pub(crate) struct Admin {
     state: Arc<State>,
+    /// Room for connections: of all addresses together, as those of one that is given up may still be there.
+    places: Arc<Semaphore>,
     live: Option<Live>,
     /// What another process has bound, until the first commit.
     handed: Option<Handed>,
@@ -76,10 +80,20 @@ impl State {
 }
 
 impl Admin {
-    /// Nowhere, until settings are committed.
-    pub(crate) fn new(status: Arc<Status>, inbox: Inbox, upgrades: upgrade::Inbox) -> Self {
+    /// Nowhere, until settings are committed; of so many connections at a time then.
+    pub(crate) fn new(
+        status: Arc<Status>,
+        inbox: Inbox,
+        upgrades: upgrade::Inbox,
+        connections: usize,
+    ) -> Self {
         let state = State { status, inbox, upgrades, access: Mutex::default() };
-        Self { state: Arc::new(state), live: None, handed: None }
+        Self {
+            state: Arc::new(state),
+            places: Arc::new(Semaphore::new(connections)),
+            live: None,
+            handed: None,
+        }
     }
 
     /// Goes on with what another process has bound, where the first settings name its address.
@@ -150,7 +164,7 @@ impl Admin {
         match prepared.next {
             Next::Same => {}
             Next::Other { wanted, bound } => {
-                let server = Server::start(bound, &self.state);
+                let server = Server::start(bound, &self.state, Arc::clone(&self.places));
                 tracing::info!("admin address: {}", server.address());
                 self.live = Some(Live { wanted, server });
             }
@@ -183,7 +197,7 @@ mod tests {
             load: LoadMeter::default(),
             health: HealthMeter::default(),
         };
-        Admin::new(Arc::new(Status::new(facts)), inbox().0, upgrade::inbox().0)
+        Admin::new(Arc::new(Status::new(facts)), inbox().0, upgrade::inbox().0, 4)
     }
 
     fn settings(address: &str, configured: bool) -> config::Admin {

@@ -19,8 +19,6 @@ use crate::proxy::{HealthMeter, LastCheck, News, Place, PlaceId, ProbeError, Use
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a dial may take.
 const DIAL: Duration = Duration::from_secs(1);
-/// The most checks under way at once: what hangs must not take all descriptors.
-const AT_ONCE: usize = 128;
 /// The most of a failure's text, in characters.
 const MAX_TEXT: usize = 300;
 
@@ -29,11 +27,12 @@ const MAX_TEXT: usize = 300;
 pub(crate) struct HealthChecks(JoinHandle<()>);
 
 impl HealthChecks {
-    /// Checks from now on what there is to be checked. Must be called within the control thread's runtime.
-    pub(crate) fn start(meter: &HealthMeter, registry: &Arc<Registry>) -> Self {
+    /// Checks from now on what there is to be checked, so many at once at the most: what hangs must not take all
+    /// descriptors. Must be called within the control thread's runtime.
+    pub(crate) fn start(meter: &HealthMeter, registry: &Arc<Registry>, at_once: usize) -> Self {
         let all = Checks {
             registry: Arc::clone(registry),
-            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            at_once: Arc::new(Semaphore::new(at_once)),
             asked: HashMap::new(),
             dialed: HashMap::new(),
         };

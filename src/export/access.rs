@@ -101,7 +101,7 @@ pub enum Outcome {
     Ok,
     /// The client left.
     Canceled,
-    /// The upstream failed, before or within its response.
+    /// The upstream failed, before or within its response; or the proxy itself, or it ended a version that was retired.
     Exception,
 }
 

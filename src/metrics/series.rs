@@ -24,6 +24,8 @@ pub struct VersionSeries {
     pub(super) retries: [Counter; RETRIES.len()],
     /// Requests that found no room at their upstream.
     pub(super) shed: Counter,
+    /// Requests and tunnels that were ended because the version had left the deployment.
+    pub(super) retired: Counter,
 }
 
 /// What became of a request whose first attempt failed in a way that allows a second.
@@ -124,6 +126,11 @@ impl VersionSeries {
     /// Counts a request that was refused because its upstream has as many as it may have.
     pub fn shed(&self) {
         self.shed.add(1);
+    }
+
+    /// Counts a request or tunnel that was ended because the version had left the deployment.
+    pub fn retired(&self) {
+        self.retired.add(1);
     }
 }
 

@@ -149,6 +149,16 @@ impl Page {
             let of = labels(worker.as_ref(), version.as_ref());
             self.counted(SHED, &of, sum(shards, |series| &series.shed));
         }
+        const ENDED: &str = "gradual_retired_ended_total";
+        self.family(
+            ENDED,
+            "counter",
+            "Requests and tunnels ended because their version had left the deployment.",
+        );
+        for ((worker, version), shards) in &recorders.versions {
+            let of = labels(worker.as_ref(), version.as_ref());
+            self.counted(ENDED, &of, sum(shards, |series| &series.retired));
+        }
     }
 
     fn overrides(&mut self, recorders: &Recorders) {

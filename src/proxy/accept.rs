@@ -3,13 +3,14 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::connection::{self, ListenerSlot};
+use super::failure::is_our_own;
 use super::shard::Shard;
 use super::snapshot::Blueprint;
 use super::socket::Listening;
@@ -17,6 +18,8 @@ use super::stream::Socket;
 
 /// How long accepting pauses when the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// For how long a listener that closes goes on to accept what still waits, with such pauses.
+const REST: Duration = Duration::from_secs(5);
 
 /// The accept loops of a listener, one a socket. Dropping `stops` ends them.
 pub(super) struct Accepting {
@@ -88,36 +91,47 @@ impl Listener {
         }
     }
 
-    /// Everything that the kernel has queued, asked of the kernel itself: the runtime may not know of it yet.
-    fn rest(self) -> Vec<(Socket, Option<std::net::SocketAddr>)> {
-        let accept: Box<dyn Fn() -> Accepted> = match self {
-            Self::Tcp(listener) => match listener.into_std() {
-                Ok(listener) => Box::new(move || {
-                    let (socket, peer) = listener.accept()?;
-                    socket.set_nonblocking(true)?;
-                    Ok(tcp(tokio::net::TcpStream::from_std(socket)?, peer))
-                }),
-                Err(_) => return Vec::new(),
-            },
-            Self::Unix(listener) => match listener.into_std() {
-                Ok(listener) => Box::new(move || {
-                    let (socket, _) = listener.accept()?;
-                    socket.set_nonblocking(true)?;
-                    Ok((Socket::Unix(tokio::net::UnixStream::from_std(socket)?), None))
-                }),
-                Err(_) => return Vec::new(),
-            },
-        };
-        let mut rest = Vec::new();
-        loop {
+    /// Begins everything that the kernel has queued, asked of the kernel itself: the runtime may not know of it yet. With
+    /// the listener goes what still waits: where the process has no descriptor left, those that end give theirs back.
+    async fn rest(self, begin: impl Fn((Socket, Option<std::net::SocketAddr>)) -> bool) {
+        let Ok(accept) = self.into_accept() else { return };
+        let due = Instant::now() + REST;
+        while Instant::now() < due {
             match accept() {
-                Ok(connection) => rest.push(connection),
+                Ok(connection) => {
+                    if !begin(connection) {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 // A client that has left by now, or a signal: what is behind it still waits.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return rest,
+                Err(error) if is_our_own(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                Err(_) => return,
             }
         }
+    }
+
+    /// What asks the kernel for a connection, and never waits.
+    fn into_accept(self) -> io::Result<Box<dyn Fn() -> Accepted>> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let listener = listener.into_std()?;
+                Box::new(move || {
+                    let (socket, peer) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok(tcp(tokio::net::TcpStream::from_std(socket)?, peer))
+                })
+            }
+            Self::Unix(listener) => {
+                let listener = listener.into_std()?;
+                Box::new(move || {
+                    let (socket, _) = listener.accept()?;
+                    socket.set_nonblocking(true)?;
+                    Ok((Socket::Unix(tokio::net::UnixStream::from_std(socket)?), None))
+                })
+            }
+        })
     }
 }
 
@@ -153,7 +167,5 @@ async fn accept(
             _ = &mut stopped => break,
         }
     }
-    for connection in listener.rest() {
-        begin(connection);
-    }
+    listener.rest(begin).await;
 }

@@ -136,7 +136,7 @@ impl Exchange {
             }
             return Err(failure);
         }
-        if failure.is_our_own() {
+        if failure.kind == Kind::Exhausted {
             return Err(failure);
         }
         self.count(failure.kind, &mut choice);

@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 pub(super) struct Census {
     /// The most descriptors that connections may take.
     most: usize,
+    spare: Spare,
     descriptors: AtomicUsize,
     clients: AtomicUsize,
     /// Connections that were turned away, and are listened to until they have heard it.
@@ -28,19 +29,38 @@ pub(super) struct Census {
     addresses: [Mutex<HashMap<IpAddr, usize>>; PARTS],
 }
 
+/// What others than clients and upstreams may have at a time: as many as there are descriptors kept back for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spare {
+    /// Connections to the admin address.
+    pub admin_connections: usize,
+    /// Health checks.
+    pub checks: usize,
+}
+
+impl Spare {
+    /// Of so many descriptors in all: a part that leaves most of them to those who are served, also where there are few.
+    fn of(limit: usize) -> Self {
+        Self { admin_connections: (limit / 8).clamp(4, 256), checks: (limit / 16).clamp(2, 128) }
+    }
+}
+
 const PARTS: usize = 16;
-/// Descriptors that are left for everything else: the admin address, files, look-ups of names.
-const RESERVE: usize = 32;
+/// Descriptors that are left for everything else: files, look-ups of names.
+const OTHERS: usize = 32;
 /// Descriptors of a shard's runtime, and of a few listeners.
 const PER_SHARD: usize = 6;
 
 impl Census {
     /// For a process with so many descriptors at the most. Those that are open now are never given back.
     pub(super) fn new(limit: usize, open: usize) -> Arc<Self> {
-        let most = limit.saturating_sub(open + RESERVE).max(limit / 4);
+        let spare = Spare::of(limit);
+        let kept_back = spare.admin_connections + spare.checks + OTHERS;
+        let most = limit.saturating_sub(open + kept_back).max(limit / 4);
         let addresses = std::array::from_fn(|_| Mutex::default());
         Arc::new(Self {
             most,
+            spare,
             descriptors: AtomicUsize::new(0),
             clients: AtomicUsize::new(0),
             leaving: AtomicUsize::new(0),
@@ -52,6 +72,11 @@ impl Census {
     /// For this process, whose limit of descriptors is raised as far as that is allowed. So many shards are about to start.
     pub(super) fn of_process(shards: usize) -> Arc<Self> {
         Self::new(raise_limit(), open_descriptors() + shards.saturating_mul(PER_SHARD))
+    }
+
+    /// What others than clients and upstreams may have.
+    pub(super) fn spare(&self) -> Spare {
+        self.spare
     }
 
     /// The most client connections that there are descriptors for: each may need one to an upstream, too.
@@ -215,7 +240,7 @@ mod tests {
 
     #[test]
     fn connections_leave_descriptors_for_everything_else() {
-        let census = Census::new(100, 20);
+        let census = Census::new(100, 2);
         let clients: Vec<_> = (0..24).map(|_| census.client(1000).unwrap()).collect();
         assert!(census.client(1000).is_none());
         let upstreams: Vec<_> = (0..24).map(|_| census.descriptor().unwrap()).collect();
@@ -225,8 +250,20 @@ mod tests {
     }
 
     #[test]
+    fn admin_connections_and_health_checks_have_as_many_as_they_may_have_at_once() {
+        for (limit, open, admin_connections, checks) in
+            [(100, 20, 12, 6), (256, 40, 32, 16), (1024, 60, 128, 64), (1 << 20, 100, 256, 128)]
+        {
+            let census = Census::new(limit, open);
+            assert_eq!(census.spare(), Spare { admin_connections, checks });
+            assert!(census.most + open + admin_connections + checks < limit, "{limit}");
+        }
+        assert_eq!(Census::new(20, 0).spare(), Spare { admin_connections: 4, checks: 2 });
+    }
+
+    #[test]
     fn a_client_that_finds_no_descriptor_leaves_the_counts_as_they_were() {
-        let census = Census::new(100, 20);
+        let census = Census::new(100, 2);
         let others: Vec<_> = std::iter::from_fn(|| census.descriptor().ok()).collect();
         for _ in 0..100 {
             assert!(census.client(1000).is_none());
@@ -240,7 +277,7 @@ mod tests {
     #[test]
     fn those_that_are_turned_away_leave_each_client_a_descriptor_for_an_upstream() {
         for (most, leaving) in [(1000, 0), (24, 0), (20, 8), (0, 48)] {
-            let census = Census::new(100, 20);
+            let census = Census::new(100, 2);
             let left: Vec<_> = std::iter::from_fn(|| census.leaving(most)).collect();
             assert_eq!(left.len(), leaving, "{most}");
             let clients: Vec<_> = std::iter::from_fn(|| census.client(most)).collect();
@@ -255,7 +292,7 @@ mod tests {
     #[test]
     fn where_the_limit_is_very_low_a_quarter_is_for_connections() {
         assert_eq!(Census::new(64, 60).most, 16);
-        assert_eq!(Census::new(usize::MAX, 60).most_clients(), (usize::MAX - 92) / 2);
+        assert_eq!(Census::new(usize::MAX, 60).most_clients(), (usize::MAX - 60 - 416) / 2);
     }
 
     #[test]

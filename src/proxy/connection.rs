@@ -148,13 +148,35 @@ async fn turn_away(shard: Rc<Shard>, listener: Rc<ListenerState>, mut socket: So
     if shard.may_warn_of_connections() {
         tracing::warn!("there are as many client connections as are allowed: more are turned away");
     }
-    if listener.tls().is_none() {
-        turned_away::say(&mut socket, &overloaded()).await;
-        // Only where there are descriptors to spare is it listened to until the word has arrived.
-        if let Some(_descriptor) = shard.census().leaving(listener.limits().connections) {
-            turned_away::linger(&mut socket).await;
-        }
+    if let Some(_descriptor) = say_overloaded(&shard, &listener, &mut socket).await {
+        turned_away::linger(&mut socket).await;
     }
+}
+
+/// Ends a connection that is one too many of its address. It does not count any more, and nobody waits until it is gone.
+async fn turn_away_of_address(shard: &Shard, listener: &ListenerState, mut stream: Peeked) {
+    shard.limited(Limit::ConnectionsPerAddress);
+    stream.uncount();
+    if let Some(descriptor) = say_overloaded(shard, listener, &mut stream).await {
+        tokio::task::spawn_local(async move {
+            turned_away::linger(&mut stream).await;
+            drop((stream, descriptor));
+        });
+    }
+}
+
+/// Says without waiting that there are too many connections, where HTTP is spoken without TLS. Only where there is a
+/// descriptor to spare for it, the client is to be listened to until the word has arrived.
+async fn say_overloaded<S>(shard: &Shard, listener: &ListenerState, stream: &mut S) -> Option<Descriptor>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if listener.tls().is_some() {
+        return None;
+    }
+    let descriptor = shard.census().leaving(listener.limits().connections);
+    turned_away::say(stream, &overloaded()).await;
+    descriptor
 }
 
 fn overloaded() -> Vec<u8> {
@@ -198,11 +220,7 @@ async fn greet(
         }
     }
     if !take_place(&shard, &listener, &mut stream, address) {
-        shard.limited(Limit::ConnectionsPerAddress);
-        if listener.tls().is_none() {
-            turned_away::say(&mut stream, &overloaded()).await;
-            turned_away::linger(&mut stream).await;
-        }
+        turn_away_of_address(&shard, &listener, stream).await;
         return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "too many connections of its address"));
     }
     let (stream, http2, tls) = match listener.tls() {

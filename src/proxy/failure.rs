@@ -44,6 +44,10 @@ pub(super) enum Kind {
     // The proxy's own.
     /// It was lost to a panic.
     Internal,
+    /// There are no descriptors, ports or memory left for a connection to the upstream.
+    Exhausted,
+    /// Its version left the deployment, and the time for what was still under way is over.
+    Retired,
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
@@ -78,11 +82,9 @@ impl Failure {
         Self { kind, source: Some(source.into()) }
     }
 
-    /// Whether no connection was made because this process is at its end: of descriptors, ports or memory. That says
-    /// nothing about an upstream.
-    pub(super) fn is_our_own(&self) -> bool {
-        let source = self.source.as_deref().and_then(|source| source.downcast_ref::<std::io::Error>());
-        source.is_some_and(is_our_own)
+    /// No connection to an upstream was made. Where this process is at its end, that says nothing about the upstream.
+    pub(super) fn of_connect(error: std::io::Error) -> Self {
+        Self::because(if is_our_own(&error) { Kind::Exhausted } else { Kind::ConnectFailed }, error)
     }
 
     /// What a client's failed send says about the upstream.
@@ -112,7 +114,9 @@ impl Kind {
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NoUpstream
+            Self::Exhausted
+            | Self::Retired
+            | Self::NoUpstream
             | Self::NoHealthyUpstream
             | Self::ConnectFailed
             | Self::ConnectTimeout
@@ -137,6 +141,8 @@ impl Kind {
             Self::Connect => "connect-not-allowed",
             Self::Loop => "loop",
             Self::Internal => "internal",
+            Self::Exhausted => "proxy-exhausted",
+            Self::Retired => "version-retired",
             Self::NoUpstream => "no-upstream",
             Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
@@ -165,6 +171,10 @@ impl Kind {
             Self::Connect => "CONNECT is allowed for WebSockets over HTTP/2 only",
             Self::Loop => "the request came through this proxy more than 5 times: a route leads back to it",
             Self::Internal => "the proxy failed at this request by a mistake of its own",
+            Self::Exhausted => {
+                "the proxy has nothing left to make a connection to the version's upstream with"
+            }
+            Self::Retired => "the version has left the deployment, and its time is over",
             Self::NoUpstream => "the version has no upstream with a known address",
             Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
@@ -186,7 +196,12 @@ impl Kind {
 
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
-        !self.closes() && !matches!(self, Self::NoWorker | Self::Loop | Self::Internal)
+        !self.closes() && !self.is_our_own() && !matches!(self, Self::NoWorker | Self::Loop | Self::Retired)
+    }
+
+    /// Whether the proxy itself is to blame.
+    pub(super) fn is_our_own(self) -> bool {
+        matches!(self, Self::Internal | Self::Exhausted)
     }
 
     /// Whether an HTTP/1.1 connection cannot go on: what follows a request that was not understood, or not read to its
@@ -237,11 +252,13 @@ mod tests {
 
     #[test]
     fn what_this_process_has_none_left_of_is_no_failure_of_an_upstream() {
-        let failure =
-            |errno: Errno| Failure::because(Kind::ConnectFailed, std::io::Error::from(errno)).is_our_own();
-        let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::NOBUFS];
-        assert!(ours.into_iter().all(failure));
-        assert!(![Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT].into_iter().any(failure));
-        assert!(!Failure::new(Kind::ConnectFailed).is_our_own());
+        let kind = |errno: Errno| Failure::of_connect(std::io::Error::from(errno)).kind;
+        for ours in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::NOBUFS] {
+            assert_eq!(kind(ours), Kind::Exhausted);
+        }
+        for theirs in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+            assert_eq!(kind(theirs), Kind::ConnectFailed);
+        }
+        assert!(!Kind::Exhausted.is_upstream() && Kind::ConnectFailed.is_upstream());
     }
 }

@@ -537,7 +537,7 @@ fn local(response: Response<Bytes>, mut meter: Box<Meter>) -> Response<ResponseB
 pub(super) fn refuse(failure: &Failure, mut meter: Box<Meter>) -> Response<ResponseBody> {
     let kind = failure.kind;
     meter.error = Some(kind);
-    if kind.is_upstream() {
+    if kind.is_upstream() || kind.is_our_own() {
         meter.warn(failure);
     }
     let mut response = failed_as(kind);

@@ -184,7 +184,7 @@ impl Meter {
         self.worker().map_or(Timeouts::default().idle, |worker| worker.timeouts().idle)
     }
 
-    /// Tells the operator why an upstream failed. At most one line a second for each shard: a version that is down fails
+    /// Tells the operator why a request could not be served. At most one line a second for each shard: a version that is down fails
     /// every request in the same way.
     pub(super) fn warn(&self, failure: &Failure) {
         if !self.client.shard.may_warn() {
@@ -206,7 +206,7 @@ impl Meter {
     /// The response has ended as it should.
     pub(super) fn whole(&mut self) {
         self.outcome = match self.error {
-            Some(kind) if kind.is_upstream() => Outcome::Exception,
+            Some(kind) if kind.is_upstream() || kind.is_our_own() => Outcome::Exception,
             _ => Outcome::Ok,
         };
     }
@@ -225,6 +225,18 @@ impl Meter {
             self.client.owes_answer.set(true);
         }
         self.client.shard.services().registry.panicked();
+    }
+
+    /// The request ended and nobody has said how: its client left, unless the time of its version is over.
+    #[cold]
+    fn cut(&mut self) {
+        let Some(version) = self.version().filter(|version| version.tenure.is_over()) else { return };
+        version.series.retired();
+        self.error = Some(Kind::Retired);
+        self.outcome = Outcome::Exception;
+        if self.status == CLIENT_LEFT {
+            self.status = Kind::Retired.status().as_u16();
+        }
     }
 
     fn worker(&self) -> Option<&WorkerState> {
@@ -280,6 +292,8 @@ impl Drop for Meter {
     fn drop(&mut self) {
         if std::thread::panicking() || self.client.panicked.get() {
             self.panicked();
+        } else if self.outcome == Outcome::Canceled {
+            self.cut();
         }
         let now = Instant::now();
         let duration = now.saturating_duration_since(self.started);

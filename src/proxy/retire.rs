@@ -42,6 +42,11 @@ impl Tenure {
         self.id
     }
 
+    /// Whether what was still under way on the version has been told to end.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
     /// Resolves when what is still under way on the version has to end.
     pub(super) async fn over(&self) {
         let ends = self.ends.notified();

@@ -117,6 +117,11 @@ impl Peeked {
         self.place = Some(place);
     }
 
+    /// Counts it no longer: its place and its descriptor are free for another.
+    pub(super) fn uncount(&mut self) {
+        (self.place, self._descriptor) = (None, None);
+    }
+
     /// What was read and not consumed yet.
     pub(super) fn prefix(&self) -> &[u8] {
         &self.prefix

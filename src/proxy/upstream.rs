@@ -356,7 +356,7 @@ impl Endpoint {
     async fn dial(&self, need: Need, slot: Slot) -> Result<Connection, Failure> {
         let failed = |error: std::io::Error| {
             self.standing.refused(&error);
-            Failure::because(Kind::ConnectFailed, error)
+            Failure::of_connect(error)
         };
         let descriptor = self.descriptor().await?;
         let socket = match &self.key.target {
@@ -389,7 +389,7 @@ impl Endpoint {
             return Ok(descriptor);
         }
         tokio::time::sleep(CLOSING).await;
-        self.census.descriptor().map_err(|error| Failure::because(Kind::Overloaded, error))
+        self.census.descriptor().map_err(|error| Failure::because(Kind::Exhausted, error))
     }
 
     async fn speak(&self, stream: Stream, http2: bool, need: Need) -> Result<Connection, Failure> {

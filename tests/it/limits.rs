@@ -1,6 +1,8 @@
 //! The bounds of `[limits]` towards clients: what is right below one passes, what is above it is refused and counted.
 
 mod connections;
+#[cfg(target_os = "linux")]
+mod descriptors;
 mod floods;
 mod heads;
 // It reads `/proc`.

@@ -19,8 +19,6 @@ use crate::control::admin::State;
 use crate::control::admin::routes;
 use crate::control::admin::socket::{Bound, Listener, SocketFile};
 
-/// Connections at a time; more wait in the system's queue.
-const CONNECTIONS: usize = 256;
 /// From the start of a connection, or the end of the last answer, to the end of a request's head.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may go on taking requests, and then how long its last answer may take: nobody occupies a place
@@ -49,11 +47,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts to accept. Must be called within a tokio runtime.
-    pub(crate) fn start(mut bound: Bound, state: &Arc<State>) -> Self {
+    /// Starts to accept, a connection for each of the places at a time; more wait in the system's queue. Must be called
+    /// within a tokio runtime.
+    pub(crate) fn start(mut bound: Bound, state: &Arc<State>, places: Arc<Semaphore>) -> Self {
         let file = bound.take_file();
         let (stop, stopped) = watch::channel(());
-        let accepting = tokio::spawn(accept(bound.listener, routes::router(Arc::clone(state)), stopped));
+        let router = routes::router(Arc::clone(state));
+        let accepting = tokio::spawn(accept(bound.listener, router, places, stopped));
         Self { address: bound.address, file, kept: bound.kept, accepting, stop }
     }
 
@@ -89,8 +89,12 @@ impl Leaving {
     }
 }
 
-async fn accept(listener: Listener, router: Router, mut stopped: watch::Receiver<()>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+async fn accept(
+    listener: Listener,
+    router: Router,
+    places: Arc<Semaphore>,
+    mut stopped: watch::Receiver<()>,
+) {
     let theirs = stopped.clone();
     loop {
         let accepted = tokio::select! {

@@ -92,6 +92,21 @@ async fn behind_a_balancer_the_address_that_it_names_is_counted() {
 }
 
 #[tokio::test]
+async fn one_too_many_of_an_address_takes_no_place_of_others_while_it_lingers() {
+    let v1 = backend("v1").start().await;
+    let file = with_limits("connections = 2\nconnections_per_address = 1");
+    let file = file.listener("proxy_protocol = true\ntrusted_proxies = [\"127.0.0.0/8\"]");
+    let proxy = proxy(&file.version("v1", &v1, 100)).await;
+    let mut held = Vec::new();
+    for (client, status) in [("192.0.2.1", 200), ("192.0.2.1", 503), ("192.0.2.2", 200)] {
+        let mut connection = proxy.connect().await;
+        connection.send_what_can_be(format!("PROXY TCP4 {client} 192.0.2.9 5678 80\r\n{GET}")).await;
+        assert_eq!(connection.answer().await.status, status, "{client}");
+        held.push(connection);
+    }
+}
+
+#[tokio::test]
 async fn a_reload_changes_the_number_for_connections_that_begin_then() {
     let v1 = backend("v1").start().await;
     let mut proxy = proxy(&with_limits("connections = 1").version("v1", &v1, 100)).await;

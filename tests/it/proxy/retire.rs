@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use gradual::metrics::Gauges;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -201,6 +202,47 @@ async fn a_request_that_still_waits_for_its_answer_is_ended_as_well() {
     eventually("nothing is under way", || under_way(&proxy).is_empty()).await;
 }
 
+#[tokio::test]
+async fn what_is_ended_is_recorded_as_that_and_neither_as_its_clients_end_nor_as_an_upstreams_failure() {
+    let endless = endless().await;
+    let silent = raw_backend(async |mut socket| {
+        let _ = socket.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let logging = format!("{SOON}\n[log]\naccess = \"access.log\"");
+    let all = deployed(&endless, &["v1", "v2"], &logging).version("v3", &silent, 0);
+    let mut proxy = proxy(&all).await;
+    drop(streaming(&proxy, "v2").await);
+    eventually("the client has left", || under_way(&proxy).is_empty()).await;
+    let mut cut = streaming(&proxy, "v2").await;
+    let mut client = http2(proxy.pipe().await).await;
+    let reset = streaming2(&mut client, "v2").await;
+    let mut waiting = proxy.connect().await;
+    waiting.send(request("v3")).await;
+    eventually("all are under way", || under_way(&proxy) == ["v2: 2 + 0", "v3: 1 + 0"]).await;
+    proxy.reload(&deployed(&endless, &["v1"], &logging)).await.unwrap();
+    assert_eq!((cut.rest().await, waiting.rest().await), (Vec::new(), Vec::new()));
+    eventually("nothing is under way", || under_way(&proxy).is_empty()).await;
+    drop((client, reset));
+    let (metrics, lines) = proxy.records().await;
+    let mut brief: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let (version, status) = (&line["ScriptVersion"]["id"], &line["Event"]["Response"]["Status"]);
+            format!("{version} {} {} {status}", line["Outcome"], line["Error"])
+        })
+        .collect();
+    brief.sort();
+    let ended = |version, status| format!("\"{version}\" \"exception\" \"version-retired\" {status}");
+    let left = "\"v2\" \"canceled\" null 200".to_owned();
+    assert_eq!(brief, [left, ended("v2", 200), ended("v2", 200), ended("v3", 503)]);
+    assert!(metrics.contains(&counted("v2", 2)) && metrics.contains(&counted("v3", 1)), "{metrics}");
+}
+
+fn counted(version: &str, ended: u64) -> String {
+    format!("gradual_retired_ended_total{{worker=\"shop\",version=\"{version}\"}} {ended}\n")
+}
+
 /// Passes on what it is sent, to the end; then it has closed.
 async fn note<S: AsyncRead + AsyncWrite + Unpin>(
     mut socket: WebSocketStream<S>,
@@ -300,6 +342,7 @@ async fn a_websocket_within_a_frame_that_does_not_end_is_cut() {
     proxy.reload(&deployed(&upstream, &["v1"], SOON)).await.unwrap();
     assert_eq!(connection.rest().await, b"");
     eventually("nothing is under way", || under_way(&proxy).is_empty()).await;
+    assert!(proxy.registry.render(&Gauges::default()).contains(&counted("v2", 1)));
 }
 
 #[tokio::test]
@@ -308,4 +351,5 @@ async fn a_tunnel_of_another_protocol_is_cut() {
     proxy.reload(&deployed(&upstream, &["v1"], SOON)).await.unwrap();
     assert_eq!(connection.rest().await, b"");
     eventually("nothing is under way", || under_way(&proxy).is_empty()).await;
+    assert!(proxy.registry.render(&Gauges::default()).contains(&counted("v2", 1)));
 }
