@@ -193,6 +193,12 @@ impl Frames {
             .or_else(|| came.closed.then(|| went().map_or(Outcome::Closed, Outcome::GoAway)))
     }
 
+    /// The status of every header section that came, in their order.
+    pub(super) fn statuses(&self) -> Vec<u16> {
+        let came = self.came.lock().unwrap();
+        came.frames.iter().filter(|frame| frame.kind == HEADERS).map(|frame| status(&frame.payload)).collect()
+    }
+
     /// The bytes of a stream's DATA frames, and whether the last said that it was the last.
     pub(super) fn body(&self, stream: u32) -> (Vec<u8>, bool) {
         let of_stream = |frame: &Frame| frame.stream == stream && matches!(frame.kind, DATA | HEADERS);

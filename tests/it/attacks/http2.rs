@@ -52,7 +52,8 @@ async fn names_and_values_that_could_become_lines_of_http_1_1_are_malformed() {
     ] {
         cases.push((format!("name {name:?}"), get_with(name.as_bytes(), b"y")));
     }
-    for value in ["a\r\nX: y", "a\nb", "a\rb", "a\0b", "\r\n", "\0"] {
+    for value in ["a\r\nX: y", "a\r\n b", "a\n\tb", "a\nb", "a\rb", "a\0b", "\r\n", "\0", "a\u{1}", "a\u{7f}"]
+    {
         cases.push((format!("value {value:?}"), get_with(b"x", value.as_bytes())));
     }
     malformed(&stage, &cases).await;

@@ -113,10 +113,12 @@ async fn converse(mut socket: TcpStream, wires: Wires, place: usize, answer: Arc
             let wire = &mut wires.lock().unwrap()[place];
             wire.bytes.extend_from_slice(&piece[..read]);
             wire.ended = read == 0;
-            let requests = strict::read(&wire.bytes).map(|(requests, _)| requests).unwrap_or_default();
+            let (requests, rest) = strict::read(&wire.bytes).unwrap_or((Vec::new(), &wire.bytes));
             let due = match when {
                 When::Whole => requests.len(),
-                When::Head | When::HeadThenClose => usize::from(find(&wire.bytes, b"\r\n\r\n").is_some()),
+                When::Head | When::HeadThenClose => {
+                    requests.len() + usize::from(find(rest, b"\r\n\r\n").is_some())
+                }
                 When::Honest | When::HonestOrClose => honest(&requests),
                 When::Never => 0,
             };
