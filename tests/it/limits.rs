@@ -3,11 +3,15 @@
 mod connections;
 mod floods;
 mod heads;
-// It reads `/proc`.
+// These read `/proc`.
 #[cfg(target_os = "linux")]
 mod memory;
+#[cfg(target_os = "linux")]
+mod program;
 mod reading;
 mod sending;
+#[cfg(target_os = "linux")]
+mod spin;
 mod wire;
 
 use bytes::Bytes;

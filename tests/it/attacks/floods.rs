@@ -1,4 +1,5 @@
-//! Floods of frames: the attacker is ended, or costs nothing that grows; neighbours are served.
+//! Floods of frames: the attacker is ended, or costs nothing that grows; neighbours are served. HTTP/1.1 has no frames, and
+//! nothing that a client can take back or ask for without end beside a request.
 
 use super::frames::{
     ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, Outcome, PADDED, PING,

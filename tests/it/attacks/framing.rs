@@ -1,4 +1,7 @@
 //! Where a request ends: lengths, transfer codings and chunks that two readers could read differently.
+//!
+//! Chunks, line ends and HTTP/1.0 cannot be said over HTTP/2: frames are what ends its messages. A transfer coding can, and
+//! is malformed there whatever it says (`http2`).
 
 use super::frames::{DATA, END_STREAM, Outcome, request as fields};
 use super::language::{CANARY, HTTP2, OK, Reaches, Stage, Trial, Upstream, chunked, heard, request};

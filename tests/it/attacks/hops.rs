@@ -65,6 +65,7 @@ async fn no_client_takes_away_what_the_proxy_says_or_what_framing_and_the_decisi
     trial.end();
 }
 
+// Over HTTP/1.1 it is a hop-by-hop field among the others.
 #[tokio::test]
 async fn over_http_2_te_may_say_trailers_and_nothing_else() {
     let stage = Stage::new().await;

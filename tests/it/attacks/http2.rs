@@ -1,4 +1,7 @@
 //! Requests over HTTP/2 that are malformed (RFC 9113 section 8): each is reset, and nothing of it reaches an upstream.
+//!
+//! Pseudo-fields and streams have no counterpart in HTTP/1.1; bad names, values and targets have theirs in `heads` and
+//! `targets`.
 
 use super::frames::{
     DATA, END_HEADERS, END_STREAM, HEADERS, Outcome, REFUSED_STREAM, RST_STREAM, block, request as fields,

@@ -160,6 +160,7 @@ async fn a_101_that_nobody_asked_for_is_a_502_by_every_way() {
     }
 }
 
+// A client of HTTP/2 can ask for a WebSocket only, and its tests have the same case.
 #[tokio::test]
 async fn a_switch_to_another_protocol_than_was_asked_for_is_a_502() {
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: bar\r\n\r\nPOISON";
