@@ -12,6 +12,7 @@ mod reading;
 mod sending;
 #[cfg(target_os = "linux")]
 mod spin;
+mod windows;
 mod wire;
 
 use bytes::Bytes;

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::long;
 use super::program::Program;
-use super::wire::{SETTINGS, frame, get};
+use super::wire::{PREFACE, SETTINGS, frame, get};
 use crate::support::{Authority, backend, eventually, tls_client};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,8 +38,7 @@ async fn many_streams_that_are_not_read_cost_what_their_connection_may_hold() {
             let mut client = program.client();
             let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
             let asked: Vec<_> = (0..100).flat_map(|at| get(at * 2 + 1)).collect();
-            let all =
-                [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &setting)[..], &asked].concat();
+            let all = [PREFACE, &frame(SETTINGS, 0, 0, &setting)[..], &asked].concat();
             client.write_all(&all).unwrap();
             clients.push(client);
         }
@@ -69,7 +68,7 @@ async fn over_tls_it_is_no_more() {
             let mut client = tls_client(Box::new(pipe), config.clone(), "shop.example").await.unwrap();
             let request = match protocol {
                 "h2" => [
-                    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                    PREFACE,
                     &frame(SETTINGS, 0, 0, &[0, 4, 64, 0, 0, 0])[..],
                     &frame(8, 0, 0, &[64, 0, 0, 0]),
                     &get(1),

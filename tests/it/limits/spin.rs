@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::program::Program;
 use super::wire::{
-    CONTINUATION, DATA, END_HEADERS, HEADERS, PING, SETTINGS, WINDOW_UPDATE, block, frame, get,
+    CONTINUATION, DATA, END_HEADERS, HEADERS, PING, PREFACE, SETTINGS, WINDOW_UPDATE, block, frame, get,
 };
 use crate::support::{Authority, Backend, Pipe, backend, body, record, tls_client};
 
@@ -50,7 +50,7 @@ fn http1() -> Vec<(&'static str, Vec<u8>)> {
 
 /// The same of HTTP/2.
 fn http2() -> Vec<(&'static str, Vec<u8>)> {
-    let greeted = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+    let greeted = [PREFACE, &frame(SETTINGS, 0, 0, &[])[..]].concat();
     let post = frame(HEADERS, END_HEADERS, 1, &block("POST"));
     let window = |size: u32| frame(SETTINGS, 0, 0, &[&[0, 4][..], &size.to_be_bytes()].concat());
     // All of it asks for an answer of which nothing, or nothing more, is taken.
