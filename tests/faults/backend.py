@@ -15,7 +15,8 @@ Commands come as lines of JSON on its standard input, and each is answered with 
     {"stale": [0, 0.004]}     close a connection, unannounced, so long after its last answer; null: keep it
     {"counts": true}          say what each port has seen
 
-The journal gets one line when a request has arrived whole (R) and one when it is answered (A), with the name. It survives the process,
+The journal gets one line when a request has arrived whole (R), one when it is answered (A), and one when its connection ends
+before that (L, with the moment), with the name. It survives the process,
 so requests that were in flight when it was killed, and requests that were delivered twice, can be told.
 """
 
@@ -28,6 +29,7 @@ import os
 import random
 import socket
 import sys
+import time
 
 # What RFC 6455 adds to a key.
 MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -121,6 +123,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, backend, place):
         self.backend, self.place = backend, place
         self.received, self.tunnel, self.closing = bytearray(), False, None
+        # The request that is not answered yet.
+        self.serving = None
         self.flows = asyncio.Event()
         self.flows.set()
 
@@ -135,6 +139,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, _error):
         self.place.open.discard(self)
         self.flows.set()
+        if self.serving:
+            self.backend.note("L", f"{self.serving} {time.monotonic():.6f}")
         if self.closing:
             self.closing.cancel()
 
@@ -181,7 +187,8 @@ class Connection(asyncio.Protocol):
             self.place.probes += 1
         else:
             self.place.requests += 1
-            backend.note("R", fields.get("x-identity", "-"))
+            self.serving = fields.get("x-identity", "-")
+            backend.note("R", self.serving)
         if backend.mode == "hang":
             return
         if fields.get("upgrade", "").lower() == "websocket":
@@ -208,6 +215,7 @@ class Connection(asyncio.Protocol):
         head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
         if target != "/up":
+            self.serving = None
             backend.note("A", identity)
         if backend.stale:
             pause = random.uniform(*backend.stale)

@@ -19,7 +19,7 @@ from stage import Broken, Skipped, Stage
 # In the order in which they are played. Each is a module of `scenarios` with a TITLE, the PROXIES for which it has a
 # meaning, and a function `play(stage, report)`.
 SCENARIOS = ["upstream_killed", "stale_pool", "upstream_hung", "flapping", "version_down", "split", "descriptors",
-             "memory_idle", "memory_slow", "stalled_input", "shutdown", "log_full", "configuration", "clock", "soak", "reload_storm",
+             "memory_idle", "memory_slow", "stalled_input", "client_leaves", "shutdown", "log_full", "configuration", "clock", "soak", "reload_storm",
              "integrity", "upgrade"]
 
 

@@ -37,6 +37,8 @@ class Job:
     grace: float = 5.0
     # How often HAProxy tries again; the others have no number for it. 3 is its default.
     retries: int = 3
+    # Whether a client that leaves takes its request back; the others always do so, HAProxy only where it is told.
+    abort: bool = False
     # Where the access log goes; "": nowhere.
     log: str = ""
     # Put in front of the command: words, such as prlimit's.
@@ -154,6 +156,7 @@ defaults
   retry-on conn-failure empty-response
   option redispatch 1
   option httpchk GET /up
+  {"option abortonclose" if job.abort else ""}
   timeout check 1s
   {log}
 frontend faults

@@ -154,9 +154,9 @@ class Stage:
     def delivered(self):
         """What the backends have noted so far: for each request, the names of those that it reached, and those that
         answered it."""
-        noted = {"R": {}, "A": {}}
+        noted = {"R": {}, "A": {}, "L": {}}
         for line in self.journal.read_text().splitlines():
-            letter, name, identity = line.split(" ")
+            letter, name, identity, *_ = line.split(" ")
             noted[letter].setdefault(identity, []).append(name)
         return noted["R"], noted["A"]
 

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use gradual::config::Address;
 use tempfile::TempDir;
@@ -22,6 +24,21 @@ fn text(bytes: &[u8]) -> String {
 struct Program {
     folder: TempDir,
     child: Child,
+    deadline: Option<Sender<()>>,
+}
+
+/// Far longer than any of them lives here: only one that hangs is killed, so that its test fails instead of hanging, too.
+const LIFE: Duration = Duration::from_secs(120);
+
+/// Kills a process at the end of its life's time, unless what is returned is dropped before.
+fn deadline(process: u32) -> Sender<()> {
+    let (alive, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(LIFE) == Err(RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-KILL", &process.to_string()]).status();
+        }
+    });
+    alive
 }
 
 impl Program {
@@ -31,7 +48,8 @@ impl Program {
 
     fn start_saying(upstream: &str, stderr: Stdio) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let program = Self { child: Self::spawn(folder.path(), upstream, stderr), folder };
+        let child = Self::spawn(folder.path(), upstream, stderr);
+        let program = Self { deadline: Some(deadline(child.id())), child, folder };
         eventually("it is ready", || program.admin("GET /readyz").is_some_and(|answer| answer.status == 200));
         program
     }
@@ -62,7 +80,9 @@ impl Program {
         if let Some(mut stderr) = self.child.stderr.take() {
             stderr.read_to_string(&mut said).unwrap();
         }
-        (self.child.wait().unwrap(), said)
+        let status = self.child.wait().unwrap();
+        self.deadline = None;
+        (status, said)
     }
 }
 

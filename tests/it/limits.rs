@@ -5,11 +5,16 @@ mod connections;
 mod descriptors;
 mod floods;
 mod heads;
-// It reads `/proc`.
+// These read `/proc`.
 #[cfg(target_os = "linux")]
 mod memory;
+#[cfg(target_os = "linux")]
+mod program;
 mod reading;
 mod sending;
+#[cfg(target_os = "linux")]
+mod spin;
+mod windows;
 mod wire;
 
 use bytes::Bytes;

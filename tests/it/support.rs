@@ -5,6 +5,7 @@ mod certificates;
 mod client;
 mod file;
 mod proxy;
+pub(crate) mod wire;
 
 use std::time::Duration;
 

@@ -43,7 +43,8 @@ def play(stage, report):
         report.add(name, "used again after its end", f"{min(back):.1f} s" if back else f"not in {tail} s", "5 s",
                    back and min(back) < 5, gate=stage.options.full)
         full = restored(results[name], ended, tail)
-        report.add(name, "a quarter of its version's requests after", f"{full:.1f} s" if full else f"not in {tail} s")
+        report.add(name, "a quarter of its version's requests after", f"{full:.1f} s" if full else f"not in {tail} s", "5 s",
+                   full is not None and full < 5, gate=False)
     count = proxies[0].metric
     retries = (count("gradual_upstream_retries_total") or 0) - (count("gradual_upstream_retries_total", result="budget") or 0)
     most = len(results["gradual"]) * 0.2 + 10 * (seconds + tail)

@@ -1,4 +1,5 @@
-//! Floods of frames: the attacker is ended, or costs nothing that grows; neighbours are served.
+//! Floods of frames: the attacker is ended, or costs nothing that grows; neighbours are served. HTTP/1.1 has no frames, and
+//! nothing that a client can take back or ask for without end beside a request.
 
 use super::frames::{
     ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, Outcome, PADDED, PING,
@@ -45,6 +46,7 @@ async fn a_client_that_resets_what_it_asks_for_at_once_is_ended_and_few_of_it_re
             frames.frame(RST_STREAM, 0, stream(number), &CANCEL.to_be_bytes());
         })
         .await;
+        is_ended(&frames).await;
         stage.serves_neighbours().await;
         let reached = stage.upstream.wires().len() - before;
         assert!(reached <= 2000, "{way:?}: {reached}");
@@ -56,6 +58,8 @@ async fn a_client_that_resets_what_it_asks_for_at_once_is_ended_and_few_of_it_re
             .await;
         }
     }
+    let (metrics, _) = stage.records().await;
+    assert!(metrics.contains(r#"gradual_limited_total{limit="http2_control_frames"} 2"#), "{metrics}");
 }
 
 #[tokio::test]
@@ -95,8 +99,7 @@ async fn endless_continuations_are_ended() {
     for way in HTTP2 {
         for (name, count, piece) in [("full", 5000, vec![b'a'; 16 << 10]), ("empty", 20_000, Vec::new())] {
             let mut frames = stage.http2(way).await;
-            let all: Vec<(&[u8], &[u8])> =
-                vec![(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/endless")];
+            let all = [(":method", "GET"), (":scheme", "http"), (":path", "/endless")];
             frames.frame(HEADERS, END_STREAM, 1, &block(&all));
             // A literal whose value never ends.
             let mut first = vec![0, 1, b'x', 0x7f, 0xff, 0xff, 0xff, 0x7f];
@@ -168,15 +171,10 @@ async fn a_header_section_that_is_small_on_the_wire_and_huge_behind_it_is_refuse
     for way in HTTP2 {
         let mut frames = stage.http2(way).await;
         // One field of nearly the whole dynamic table, and then its index again and again.
-        let mut bomb = block(&[
-            (b":method", b"GET"),
-            (b":scheme", b"http"),
-            (b":path", b"/bomb"),
-            (b":authority", b"shop.example"),
-        ]);
+        let mut bomb = block(&fields("GET", "/bomb"));
         let value = [b'v'; 4000];
         bomb.push(0x40);
-        bomb.extend_from_slice(&block(&[(b"x", &value)])[1..]);
+        bomb.extend_from_slice(&block(&[("x", &value)])[1..]);
         bomb.resize(16_000, 0xbe);
         frames.frame(HEADERS, END_HEADERS | END_STREAM, 1, &bomb);
         frames.flush().await;

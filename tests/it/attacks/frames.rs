@@ -6,29 +6,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::task::JoinHandle;
 
+pub(super) use crate::support::wire::{
+    ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PRIORITY,
+    PROTOCOL_ERROR, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, request,
+};
+use crate::support::wire::{PREFACE, frame, frame_head};
 use crate::support::{Pipe, eventually};
-
-/// Types of frames (RFC 9113 section 6).
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const PRIORITY: u8 = 2;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const PING: u8 = 6;
-pub(super) const GOAWAY: u8 = 7;
-pub(super) const WINDOW_UPDATE: u8 = 8;
-pub(super) const CONTINUATION: u8 = 9;
-
-/// Flags.
-pub(super) const END_STREAM: u8 = 1;
-pub(super) const ACK: u8 = 1;
-pub(super) const END_HEADERS: u8 = 4;
-pub(super) const PADDED: u8 = 8;
-
-/// Error codes (RFC 9113 section 7).
-pub(super) const PROTOCOL_ERROR: u32 = 1;
-pub(super) const REFUSED_STREAM: u32 = 7;
-pub(super) const CANCEL: u32 = 8;
 
 /// For what must come at once; only a test that fails waits so long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,7 +74,7 @@ impl Frames {
         let came = Arc::new(Mutex::new(Came::default()));
         let reading = tokio::spawn(keep(read, Arc::clone(&came)));
         let mut frames = Self { write, unsent: Vec::new(), came, reading };
-        frames.unsent.extend_from_slice(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        frames.unsent.extend_from_slice(PREFACE);
         frames.frame(SETTINGS, 0, 0, &[]);
         frames.flush().await;
         let came = Arc::clone(&frames.came);
@@ -102,11 +85,7 @@ impl Frames {
 
     /// Any frame.
     pub(super) fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        self.unsent.extend_from_slice(&length[1..]);
-        self.unsent.extend_from_slice(&[kind, flags]);
-        self.unsent.extend_from_slice(&stream.to_be_bytes());
-        self.unsent.extend_from_slice(payload);
+        self.unsent.extend_from_slice(&frame(kind, flags, stream, payload));
     }
 
     /// Exact bytes.
@@ -116,15 +95,13 @@ impl Frames {
 
     /// A whole header section.
     pub(super) fn headers(&mut self, stream: u32, end: bool, fields: &[(&str, &str)]) {
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
         let flags = if end { END_STREAM | END_HEADERS } else { END_HEADERS };
-        self.frame(HEADERS, flags, stream, &block(&fields));
+        self.frame(HEADERS, flags, stream, &block(fields));
     }
 
     /// A header section of any size, that ends the stream.
     pub(super) fn large_headers(&mut self, stream: u32, fields: &[(&str, &str)]) {
-        let fields: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
-        let block = block(&fields);
+        let block = block(fields);
         let mut pieces = block.chunks(16 << 10).peekable();
         let mut first = true;
         while let Some(piece) = pieces.next() {
@@ -193,6 +170,12 @@ impl Frames {
             .or_else(|| came.closed.then(|| went().map_or(Outcome::Closed, Outcome::GoAway)))
     }
 
+    /// The status of every header section that came, in their order.
+    pub(super) fn statuses(&self) -> Vec<u16> {
+        let came = self.came.lock().unwrap();
+        came.frames.iter().filter(|frame| frame.kind == HEADERS).map(|frame| status(&frame.payload)).collect()
+    }
+
     /// The bytes of a stream's DATA frames, and whether the last said that it was the last.
     pub(super) fn body(&self, stream: u32) -> (Vec<u8>, bool) {
         let of_stream = |frame: &Frame| frame.stream == stream && matches!(frame.kind, DATA | HEADERS);
@@ -219,13 +202,12 @@ async fn keep(mut read: ReadHalf<Pipe>, came: Arc<Mutex<Came>>) {
         if read.read_exact(&mut head).await.is_err() {
             break;
         }
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        let (length, kind, flags, stream) = frame_head(head);
+        let mut payload = vec![0; length];
         if read.read_exact(&mut payload).await.is_err() {
             break;
         }
-        let stream = number(&head[5..9]) & 0x7fff_ffff;
-        came.lock().unwrap().frames.push(Frame { kind: head[3], flags: head[4], stream, payload });
+        came.lock().unwrap().frames.push(Frame { kind, flags, stream, payload });
     }
     came.lock().unwrap().closed = true;
 }
@@ -236,39 +218,6 @@ fn number(bytes: &[u8]) -> u32 {
 
 fn code(goaway: &Frame) -> u32 {
     number(goaway.payload.get(4..).unwrap_or_default())
-}
-
-/// The fields of a plain request.
-pub(super) fn request<'a>(method: &'a str, path: &'a str) -> Vec<(&'a str, &'a str)> {
-    vec![(":method", method), (":scheme", "http"), (":path", path), (":authority", "shop.example")]
-}
-
-/// A header block of literals that are not indexed and not Huffman-coded (RFC 7541 section 6.2.2): any bytes can be sent.
-pub(super) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            integer(&mut block, text.len());
-            block.extend_from_slice(text);
-        }
-    }
-    block
-}
-
-/// An integer with a prefix of seven bits (RFC 7541 section 5.1).
-fn integer(block: &mut Vec<u8>, value: usize) {
-    let byte = |value: usize| u8::try_from(value).unwrap();
-    if value < 127 {
-        return block.push(byte(value));
-    }
-    block.push(127);
-    let mut rest = value - 127;
-    while rest >= 128 {
-        block.push(byte(rest % 128 + 128));
-        rest /= 128;
-    }
-    block.push(byte(rest));
 }
 
 /// The status that a header block begins with: one of the static table, or three digits, Huffman-coded or not.

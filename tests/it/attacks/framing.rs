@@ -1,7 +1,11 @@
 //! Where a request ends: lengths, transfer codings and chunks that two readers could read differently.
+//!
+//! Chunks, line ends and HTTP/1.0 cannot be said over HTTP/2: frames are what ends its messages. A transfer coding can, and
+//! is malformed there whatever it says (`http2`).
 
 use super::frames::{DATA, END_STREAM, Outcome, request as fields};
 use super::language::{CANARY, HTTP2, OK, Reaches, Stage, Trial, Upstream, chunked, heard, request};
+use super::strict::Heard;
 use crate::support::eventually;
 
 /// A POST with these framing fields, whose body would end at once.
@@ -52,10 +56,10 @@ async fn lengths_that_differ_or_are_no_plain_number_are_refused() {
 async fn a_length_that_is_said_twice_or_with_zeros_is_refused_or_becomes_one_plain_number() {
     let stage = Stage::new().await;
     let mut trial = Trial::default();
-    for fields in ["Content-Length: 5\r\nContent-Length: 5", "Content-Length: 005", "Content-Length: 5, 5"] {
+    for lines in ["Content-Length: 5\r\nContent-Length: 5", "Content-Length: 005", "Content-Length: 5, 5"] {
         let before = stage.upstream.requests().len();
         let replies =
-            stage.answers(request("POST /", &format!("{fields}\r\nConnection: close"), "hello")).await;
+            stage.answers(request("POST /", &format!("{lines}\r\nConnection: close"), "hello")).await;
         let judged = match &replies.as_deref() {
             Ok([reply]) if reply.status == 400 && stage.upstream.requests().len() == before => Ok(()),
             Ok([reply]) if reply.status == 200 => {
@@ -65,7 +69,30 @@ async fn a_length_that_is_said_twice_or_with_zeros_is_refused_or_becomes_one_pla
             }
             other => Err(format!("{other:?}")),
         };
-        trial.note(fields, judged);
+        trial.note(lines, judged);
+    }
+    for way in HTTP2 {
+        for lengths in [&["5", "5"][..], &["005"], &["5, 5"]] {
+            let before = stage.upstream.requests().len();
+            let mut frames = stage.http2(way).await;
+            let mut all = fields("POST", "/");
+            all.extend(lengths.iter().map(|&length| ("content-length", length)));
+            frames.headers(1, false, &all);
+            frames.frame(DATA, END_STREAM, 1, b"hello");
+            frames.flush().await;
+            let outcome = frames.outcome(1).await;
+            let heard = stage.upstream.requests().split_off(before);
+            let one = |heard: &Heard| {
+                let length = heard.field("content-length");
+                length.is_none_or(|length| length == "5") && heard.body == b"hello"
+            };
+            let fine = if outcome == Outcome::Status(200) {
+                heard.len() == 1 && one(&heard[0])
+            } else {
+                outcome.is_malformed() && heard.is_empty()
+            };
+            trial.same(&format!("{way:?} {lengths:?}: {outcome:?} {heard:?}"), fine, true);
+        }
     }
     trial.end();
 }

@@ -1,4 +1,7 @@
 //! Header sections that are not what they should be, and the log lines that such heads leave.
+//!
+//! Lines that are folded, have no colon or none of their parts cannot be said over HTTP/2; bytes that would make such lines
+//! of its names and values can, and are malformed (`http2`).
 
 use serde_json::json;
 

@@ -65,6 +65,7 @@ async fn no_client_takes_away_what_the_proxy_says_or_what_framing_and_the_decisi
     trial.end();
 }
 
+// Over HTTP/1.1 it is a hop-by-hop field among the others.
 #[tokio::test]
 async fn over_http_2_te_may_say_trailers_and_nothing_else() {
     let stage = Stage::new().await;
@@ -98,6 +99,7 @@ async fn connection_fields_over_http_2_are_malformed_or_stripped() {
     let mut cases = Vec::new();
     for (name, value) in [
         ("connection", "x-hop"),
+        ("connection", "x-forwarded-for, gradual-version-id"),
         ("connection", "close"),
         ("keep-alive", "timeout=5"),
         ("proxy-connection", "keep-alive"),
@@ -118,6 +120,12 @@ async fn connection_fields_over_http_2_are_malformed_or_stripped() {
             let stripped = outcome == Outcome::Status(200) && stage.upstream.last().field(name).is_none();
             trial.same(&format!("{way:?} {name}: {outcome:?}"), outcome.is_malformed() || stripped, true);
         }
+    }
+    // Whatever of it was forwarded, what the proxy says itself was said.
+    stage.serves_neighbours().await;
+    for heard in stage.upstream.requests() {
+        trial.same("x-forwarded-for", heard.field("x-forwarded-for").as_deref(), Some("127.0.0.1"));
+        trial.same("gradual-version-id", heard.field("gradual-version-id").as_deref(), Some("v1"));
     }
     trial.end();
 }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::frames::{DATA, Outcome, SETTINGS, request as fields};
+use super::frames::{DATA, GOAWAY, HEADERS, Outcome, RST_STREAM, SETTINGS, request as fields};
 use super::language::{HTTP2, OK, Reaches, Stage, Trial, Upstream, Way, When, exchange, refusal, request};
+use crate::support::eventually;
 
 #[tokio::test]
 async fn clients_that_stop_halfway_keep_nobody_from_being_served() {
@@ -112,6 +113,37 @@ async fn what_clients_do_not_read_is_not_fetched_in_full_from_the_upstream() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_read_is_ended_on_both_sides() {
+    let large = [b"HTTP/1.1 200 OK\r\nContent-Length: 67108864\r\n\r\n", &vec![b'x'; 64 << 20][..]].concat();
+    let stage = Stage::with(Upstream::start(large, When::Whole).await, |file| {
+        file.top("[limits]\nbody_idle_timeout = \"300ms\"\nmin_rate = 0")
+    })
+    .await;
+    for (count, way) in [Way::Http1, Way::Tls, Way::Prior].into_iter().enumerate() {
+        let mut held = None;
+        if way == Way::Http1 {
+            let mut pipe = stage.pipe(way).await;
+            pipe.write_all(&request("GET /large", "", "")).await.unwrap();
+            held = Some(pipe);
+        } else {
+            let mut frames = stage.http2(way).await;
+            // SETTINGS_INITIAL_WINDOW_SIZE of nothing.
+            frames.frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+            frames.get(1, "/large");
+            frames.flush().await;
+            assert_eq!(frames.outcome(1).await, Outcome::Status(200), "{way:?}");
+            let over = || frames.count(RST_STREAM) + frames.count(GOAWAY) > 0 || frames.is_closed();
+            eventually(&format!("{way:?}: the client is told"), over).await;
+            assert_eq!(frames.body(1), (Vec::new(), false), "{way:?}");
+        }
+        eventually(&format!("{way:?}: the upstream is hung up on"), || stage.upstream.ended() == count + 1)
+            .await;
+        drop(held);
+    }
+    assert!(stage.upstream.requests().iter().all(|heard| heard.line == "GET /large HTTP/1.1"));
+}
+
+#[tokio::test]
 async fn clients_that_are_silent_stop_halfway_or_drip_are_ended_at_their_deadline() {
     let brief =
         "[limits]\ndetection_timeout = \"200ms\"\nheader_timeout = \"200ms\"\nkeep_alive_timeout = \"200ms\"";
@@ -131,6 +163,24 @@ async fn clients_that_are_silent_stop_halfway_or_drip_are_ended_at_their_deadlin
             None => said.map(drop),
         };
         trial.note(name, judged);
+    }
+    // Behind a TLS handshake the same. Where the handshake itself does not come is among the bounds' own tests.
+    for (name, begun) in [
+        ("silent", &b""[..]),
+        ("half a preface", b"PRI * HTTP/2.0\r\n\r\nS"),
+        ("half a frame", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04"),
+    ] {
+        let said = exchange(stage.pipe(Way::Tls).await, begun.to_vec()).await;
+        trial.note(&format!("over TLS, {name}"), said.map(drop));
+    }
+    for way in HTTP2 {
+        // Nothing behind the greetings; a head that never ends.
+        for begun in [&b""[..], &[0, 0, 1, HEADERS, 0, 0, 0, 0, 1, 0x82]] {
+            let mut frames = stage.http2(way).await;
+            frames.bytes(begun);
+            frames.flush().await;
+            eventually(&format!("{way:?} {begun:?} is ended"), || frames.is_closed()).await;
+        }
     }
     trial.note("the upstream", stage.heard_nothing_but_honest(Reaches::Nothing).await);
     trial.end();

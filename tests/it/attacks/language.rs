@@ -5,13 +5,17 @@ use std::fmt::{Debug, Display};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use http::{HeaderName, HeaderValue, Request};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::frames::Frames;
 use super::strict::{self, Heard, find};
-use crate::support::{Authority, Backend, File, Pipe, Proxy, eventually, file, raw_backend, tls_client};
+use crate::support::{
+    Answer, Authority, Backend, File, Pipe, Proxy, collect, empty, eventually, file, http2, raw_backend,
+    tls_client,
+};
 
 /// What upstreams answer where nothing else is said.
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -45,6 +49,8 @@ pub(super) enum When {
     Head,
     /// As soon as its head is there, and then it closes.
     HeadThenClose,
+    /// Only where it is an honest neighbour's; another's connection is closed as soon as its request is whole.
+    HonestOrClose,
     /// Only where it is an honest neighbour's.
     Honest,
     Never,
@@ -103,18 +109,22 @@ async fn converse(mut socket: TcpStream, wires: Wires, place: usize, answer: Arc
     let (mut answered, mut piece) = (0, vec![0; 64 << 10]);
     loop {
         let read = socket.read(&mut piece).await.unwrap_or(0);
-        let due = {
+        let (whole, due) = {
             let wire = &mut wires.lock().unwrap()[place];
             wire.bytes.extend_from_slice(&piece[..read]);
             wire.ended = read == 0;
-            match when {
-                When::Whole => strict::read(&wire.bytes).map_or(0, |(requests, _)| requests.len()),
-                When::Head | When::HeadThenClose => usize::from(find(&wire.bytes, b"\r\n\r\n").is_some()),
-                When::Honest => strict::read(&wire.bytes).map_or(0, |(requests, _)| honest(&requests)),
+            let (requests, rest) = strict::read(&wire.bytes).unwrap_or((Vec::new(), &wire.bytes));
+            let due = match when {
+                When::Whole => requests.len(),
+                When::Head | When::HeadThenClose => {
+                    requests.len() + usize::from(find(rest, b"\r\n\r\n").is_some())
+                }
+                When::Honest | When::HonestOrClose => honest(&requests),
                 When::Never => 0,
-            }
+            };
+            (requests.len(), due)
         };
-        if read == 0 {
+        if read == 0 || (when == When::HonestOrClose && whole > due) {
             return;
         }
         while answered < due {
@@ -169,12 +179,23 @@ impl Stage {
 
     /// With a file that is changed; the plain listener comes first.
     pub(super) async fn with(upstream: Upstream, change: impl FnOnce(File) -> File) -> Self {
+        Self::listening(upstream, "", change).await
+    }
+
+    /// The same, with these lines in both listeners.
+    pub(super) async fn listening(
+        upstream: Upstream,
+        lines: &str,
+        change: impl FnOnce(File) -> File,
+    ) -> Self {
         let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
         authority.write(folder.path(), "shop", &["shop.example"]);
-        let tls = "[[listener]]\naddress = \"127.0.0.1:0\"\n\
-                   tls = [{ certificate = \"shop.pem\", key = \"shop.key\" }]";
+        let tls = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n{lines}\n\
+             tls = [{{ certificate = \"shop.pem\", key = \"shop.key\" }}]"
+        );
         let top = "[server]\nthreads = 1\n[log]\naccess = \"access.log\"";
-        let file = change(file().top(top).version("v1", upstream.backend(), 100)).end(tls);
+        let file = change(file().top(top).listener(lines).version("v1", upstream.backend(), 100)).end(&tls);
         let proxy = Proxy::start(folder, &file.text()).await;
         Self { upstream, proxy, authority }
     }
@@ -275,6 +296,29 @@ impl Trial {
     pub(super) fn end(self) {
         assert!(self.0.is_empty(), "{} cases failed:\n{}", self.0.len(), self.0.join("\n"));
     }
+}
+
+/// A GET with these fields besides the host, by each way: what the client is answered.
+pub(super) async fn answered_by_each_way(stage: &Stage, sent: &[(&str, &str)]) -> Vec<(String, Reply)> {
+    let lines: Vec<_> = sent.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut replies = stage
+        .answers(request("GET /", &format!("{}Connection: close", lines.concat()), ""))
+        .await
+        .unwrap_or_else(|error| panic!("{sent:?}: {error}"));
+    assert_eq!(replies.len(), 1, "{sent:?}");
+    let mut all = vec![(format!("{:?}", Way::Http1), replies.remove(0))];
+    for way in HTTP2 {
+        let mut request = Request::get(format!("{}://shop.example/", way.scheme())).body(empty()).unwrap();
+        for (name, value) in sent {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            request.headers_mut().append(HeaderName::try_from(*name).unwrap(), value);
+        }
+        let mut client = http2(stage.pipe(way).await).await;
+        let Answer { status, headers: fields, body, .. } =
+            collect(client.send_request(request).await.unwrap()).await;
+        all.push((format!("{way:?}"), Reply { status, fields, body }));
+    }
+    all
 }
 
 /// Sends bytes, as far as they are taken, and reads until the other side closes.

@@ -25,7 +25,6 @@ fn count(said: &[(u64, String)], status: u64, error: &str) -> usize {
 fn get_with(name: &str, value: &str) -> Vec<u8> {
     let mut all = fields("GET", "/");
     all.push((name, value));
-    let all: Vec<_> = all.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
     block(&all)
 }
 

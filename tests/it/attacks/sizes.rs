@@ -1,7 +1,9 @@
 //! Sizes: what is honest passes, what is not ends the request on both sides, and no refusal is left without a word.
 
-use super::frames::{Outcome, request as fields};
+use super::frames::{DATA, Outcome, request as fields};
 use super::language::{CANARY, HTTP2, Reaches, Stage, Trial, chunked, request};
+use super::strict::Heard;
+use crate::support::eventually;
 
 #[tokio::test]
 async fn honest_sizes_pass() {
@@ -12,6 +14,15 @@ async fn honest_sizes_pass() {
     let heard = stage.upstream.last();
     assert_eq!(heard.line, format!("GET {target} HTTP/1.1"));
     assert_eq!(heard.field("cookie").map(|cookie| cookie.len()), Some(16_002));
+    for way in HTTP2 {
+        let mut frames = stage.http2(way).await;
+        let cookie = format!("a={}", "b".repeat(16_000));
+        frames.large_headers(1, &[fields("GET", &target), vec![("cookie", &cookie)]].concat());
+        frames.flush().await;
+        assert_eq!(frames.outcome(1).await, Outcome::Status(200), "{way:?}");
+        assert_eq!(stage.upstream.last(), Heard { fields: stage.upstream.last().fields, ..heard.clone() });
+        assert_eq!(stage.upstream.last().field("cookie"), Some(cookie), "{way:?}");
+    }
 }
 
 #[tokio::test]
@@ -37,6 +48,52 @@ async fn trailers_beyond_reason_end_the_request_on_both_sides() {
     ];
     stage.refuses(&[400, 431], Reaches::Part, &cases).await;
     assert!(!stage.upstream.all().contains(CANARY));
+}
+
+#[tokio::test]
+async fn over_http_2_trailers_beyond_reason_end_the_request_on_both_sides() {
+    let stage = Stage::new().await;
+    let field = "y".repeat(1 << 20);
+    let (mut trial, mut served) = (Trial::default(), 0);
+    for way in HTTP2 {
+        for (name, section) in
+            [("1 MiB", vec![("x", &field[..])]), ("20,000 fields", vec![("x", "y"); 20_000])]
+        {
+            let ended_before = stage.upstream.ended();
+            let posts = stage.upstream.all().matches("POST / ").count();
+            let mut frames = stage.http2(way).await;
+            frames.headers(1, false, &fields("POST", "/"));
+            frames.frame(DATA, 0, 1, b"ok");
+            frames.flush().await;
+            eventually("the upstream hears of it", || {
+                stage.upstream.all().matches("POST / ").count() > posts
+            })
+            .await;
+            frames.large_headers(1, &section);
+            frames.flush().await;
+            let outcome = frames.outcome(1).await;
+            if outcome == Outcome::Status(200) {
+                // What is not far too large the codec cuts off at the bound of heads, without a word.
+                let heard = stage.upstream.last();
+                let bytes: usize =
+                    heard.trailers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+                trial.same(&format!("{way:?} {name}: {bytes} of trailers"), bytes <= 64 << 10, true);
+                served += 1;
+                continue;
+            }
+            let ended = matches!(
+                outcome,
+                Outcome::Status(400 | 431) | Outcome::Reset(_) | Outcome::GoAway(_) | Outcome::Closed
+            );
+            trial.same(&format!("{way:?} {name}: {outcome:?}"), ended, true);
+            drop(frames);
+            eventually("the upstream is hung up on", || stage.upstream.ended() > ended_before).await;
+        }
+    }
+    trial.end();
+    let whole = stage.upstream.requests();
+    assert_eq!(whole.len(), served, "what was ended was heard whole: {whole:?}");
+    stage.serves_neighbours().await;
 }
 
 #[tokio::test]

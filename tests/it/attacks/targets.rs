@@ -1,6 +1,6 @@
 //! What a request is for: hosts against targets, forms of targets, and bytes in paths.
 
-use super::frames::request as fields;
+use super::frames::{Outcome, request as fields};
 use super::language::{HTTP2, Reaches, Stage, Trial, request};
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn over_http_2_the_authority_wins_over_host_or_the_request_is_refused() {
             frames.headers(1, true, &all);
             frames.flush().await;
             let outcome = frames.outcome(1).await;
-            let fine = outcome.is_malformed() || outcome == super::frames::Outcome::Status(200);
+            let fine = outcome.is_malformed() || outcome == Outcome::Status(200);
             trial
                 .note(&format!("{way:?} {hosts:?}"), if fine { Ok(()) } else { Err(format!("{outcome:?}")) });
         }
@@ -70,6 +70,7 @@ async fn targets_of_another_form_than_the_method_has_are_refused() {
     stage.refuses(&[400], Reaches::Nothing, &cases).await;
 }
 
+// Over HTTP/2 controls and spaces in a path are among the pseudo-fields that are malformed.
 #[tokio::test]
 async fn fragments_controls_and_spaces_in_a_target_are_refused_or_cut() {
     let stage = Stage::new().await;
@@ -80,6 +81,16 @@ async fn fragments_controls_and_spaces_in_a_target_are_refused_or_cut() {
     for line in ["GET /a#b", "GET /a?c#b", "GET /#", "GET http://shop.example/a#b", "GET /a#/../b"] {
         let replies = stage.answers(request(line, "Connection: close", "")).await.unwrap();
         assert!(replies.len() == 1 && matches!(replies[0].status, 200 | 400), "{line}: {replies:?}");
+    }
+    for way in HTTP2 {
+        for path in ["/a#b", "/a?c#b", "/#", "/a#/../b"] {
+            let mut frames = stage.http2(way).await;
+            frames.get(1, path);
+            frames.flush().await;
+            let outcome = frames.outcome(1).await;
+            let fine = outcome.is_malformed() || outcome == Outcome::Status(200);
+            assert!(fine, "{way:?} {path}: {outcome:?}");
+        }
     }
     let heard = stage.upstream.requests();
     assert!(heard.iter().all(|heard| !heard.line.contains('#') && !heard.line.contains('b')), "{heard:?}");

@@ -3,8 +3,11 @@
 use serde_json::Value;
 
 use super::frames::{Outcome, request as fields};
-use super::language::{HTTP2, OK, Stage, Trial, Upstream, request};
+use super::language::{HTTP2, OK, Stage, Trial, Upstream, answered_by_each_way, request};
 use super::strict::Heard;
+
+const OVERRIDES: &str = "cloudflare-workers-version-overrides";
+const KEY: &str = "cloudflare-workers-version-key";
 
 const CLAIMS: [(&str, &str); 9] = [
     ("x-forwarded-for", "6.6.6.6"),
@@ -63,14 +66,23 @@ async fn at_the_edge_claims_about_the_client_are_replaced() {
 #[tokio::test]
 async fn from_a_trusted_proxy_the_chain_is_appended_to_and_only_our_own_names_are_replaced() {
     let trusting = "trusted_proxies = [\"127.0.0.0/8\"]";
-    let stage = Stage::with(Upstream::answering(OK).await, |file| file.listener(trusting)).await;
-    let lines: Vec<_> = CLAIMS.iter().map(|(name, value)| format!("{name}: {value}")).collect();
-    let bytes = request("GET /", &format!("{}\r\nConnection: close", lines.join("\r\n")), "");
-    assert_eq!(stage.answers(bytes).await.unwrap()[0].status, 200);
-    let heard = stage.upstream.last();
-    assert_eq!(heard.field("x-forwarded-for").as_deref(), Some("6.6.6.6, 7.7.7.7, 8.8.8.8, 127.0.0.1"));
-    assert_eq!(heard.field("x-forwarded-proto").as_deref(), Some("https"));
-    assert_eq!(heard.field("gradual-version-id").as_deref(), Some("v1"));
+    let stage = Stage::listening(Upstream::answering(OK).await, trusting, |file| file).await;
+    let mut trial = Trial::default();
+    for (way, heard) in heard_by_each_way(&stage, &CLAIMS).await {
+        for (name, value) in [
+            ("x-forwarded-for", "6.6.6.6, 7.7.7.7, 8.8.8.8, 127.0.0.1"),
+            ("x-forwarded-proto", "https"),
+            ("gradual-version-id", "v1"),
+            ("host", "shop.example"),
+        ] {
+            trial.same(&format!("{way} {name}"), heard.field(name).as_deref(), Some(value));
+        }
+    }
+    trial.end();
+    // The log has the address that is known for sure, whatever the chain claims.
+    let (_, lines) = stage.records().await;
+    let clients: Vec<_> = lines.iter().map(|line| line["ClientIP"].as_str().unwrap_or_default()).collect();
+    assert_eq!(clients, ["127.0.0.1"; 3]);
 }
 
 #[tokio::test]
@@ -80,8 +92,7 @@ async fn overrides_and_keys_of_a_client_that_is_not_trusted_count_for_nothing_an
         file.worker(guarded).version_at("v2", &["http://127.0.0.1:9"], 0)
     })
     .await;
-    let sent =
-        [("cloudflare-workers-version-overrides", "shop=\"v2\""), ("cloudflare-workers-version-key", "k")];
+    let sent = [(OVERRIDES, "shop=\"v2\""), (KEY, "k")];
     let mut trial = Trial::default();
     for (way, heard) in heard_by_each_way(&stage, &sent).await {
         for (name, _) in sent {
@@ -110,17 +121,28 @@ async fn overrides_that_are_broken_unknown_or_huge_are_as_none_and_are_counted()
         ("shop=\"\u{e9}\"", "invalid"),
         (&huge[..], "invalid"),
     ] {
-        let line = format!("Cloudflare-Workers-Version-Overrides: {sent}\r\nConnection: close");
-        let reply = stage.answers(request("GET /", &line, "")).await.unwrap().remove(0);
-        let said = reply.field("gradual-version").unwrap_or_default().to_owned();
         let shown: String = sent.chars().take(20).collect();
-        trial.same(&format!("{shown}: {said}"), said.ends_with(&format!("override={why}")), true);
-        trial.same(&shown, reply.status, 200);
+        for (way, reply) in answered_by_each_way(&stage, &[(OVERRIDES, sent)]).await {
+            let said = reply.field("gradual-version").unwrap_or_default().to_owned();
+            let case = format!("{way} {shown}: {said}");
+            trial.same(&case, said.ends_with(&format!("override={why}")), true);
+            trial.same(&case, reply.status, 200);
+        }
+        // Each is heard once by each way, and what is refused here is no reason to go where it says.
+        for heard in stage.upstream.requests() {
+            trial.same(&shown, heard.field("gradual-version-id").as_deref(), Some("v1"));
+        }
     }
+    // One that is larger than any head may be does not get so far.
+    let enormous = "shop=\"v1\",".repeat(7000);
+    for (way, reply) in answered_by_each_way(&stage, &[(OVERRIDES, &enormous)]).await {
+        trial.same(&format!("{way} enormous"), reply.status, 431);
+    }
+    trial.same("heard", stage.upstream.requests().len(), 9 * 3);
     trial.end();
     let (metrics, lines) = stage.records().await;
-    assert!(metrics.contains(r#"gradual_overrides_total{worker="shop",result="invalid"} 6"#), "{metrics}");
-    assert_eq!(lines.iter().filter(|line| line["Override"] == "invalid").count(), 6);
+    assert!(metrics.contains(r#"gradual_overrides_total{worker="shop",result="invalid"} 18"#), "{metrics}");
+    assert_eq!(lines.iter().filter(|line| line["Override"] == "invalid").count(), 18);
 }
 
 #[tokio::test]
@@ -129,21 +151,32 @@ async fn a_key_that_is_sent_twice_is_one_key_by_a_fixed_rule_and_an_empty_one_is
         file.worker("expose_version = true").version_at("v2", &["http://127.0.0.1:9"], 0)
     };
     let stage = Stage::with(Upstream::answering(OK).await, both).await;
-    let mut reasons = Vec::new();
-    for lines in [&["a", "b"][..], &["a, b"], &["b", "a"], &[""], &[" \t"]] {
-        let lines: Vec<_> =
-            lines.iter().map(|key| format!("Cloudflare-Workers-Version-Key: {key}\r\n")).collect();
-        let bytes = request("GET /", &format!("{}Connection: close", lines.concat()), "");
-        let reply = stage.answers(bytes).await.unwrap().remove(0);
-        let said = reply.field("gradual-version").unwrap_or_default();
-        reasons.push(said.rsplit("reason=").next().unwrap_or_default().to_owned());
+    let mut trial = Trial::default();
+    for (keys, reason, passed) in [
+        (&["a", "b"][..], "key", Some("a | b")),
+        (&["a, b"], "key", Some("a, b")),
+        (&["b", "a"], "key", Some("b | a")),
+        (&[""], "random", Some("")),
+    ] {
+        let before = stage.upstream.requests().len();
+        let sent: Vec<_> = keys.iter().map(|&key| (KEY, key)).collect();
+        for (way, reply) in answered_by_each_way(&stage, &sent).await {
+            let said = reply.field("gradual-version").unwrap_or_default().to_owned();
+            trial.same(&format!("{way} {keys:?}"), said.rsplit("reason=").next(), Some(reason));
+        }
+        // The rule: lines are joined with ", " (what the ring makes of it is in the decision's own tests).
+        let heard = stage.upstream.requests().split_off(before);
+        trial.same(&format!("{keys:?}"), heard.len(), 3);
+        for heard in heard {
+            trial.same(&format!("{keys:?}"), heard.field(KEY).as_deref(), passed);
+        }
     }
-    assert_eq!(reasons, ["key", "key", "key", "random", "random"]);
-    // The rule: lines are joined with ", " (what the ring makes of it is in the decision's own tests).
-    let heard = stage.upstream.requests();
-    let keys: Vec<_> =
-        heard.iter().map(|heard| heard.field("cloudflare-workers-version-key").unwrap_or_default()).collect();
-    assert_eq!(&keys[..3], ["a | b", "a, b", "b | a"]);
+    // White space alone is no value over HTTP/1.1, and no value at all over HTTP/2 (RFC 9113 section 8.2.1).
+    let blank = request("GET /", &format!("{KEY}:  \t\r\nConnection: close"), "");
+    let reply = stage.answers(blank).await.unwrap().remove(0);
+    let said = reply.field("gradual-version").unwrap_or_default();
+    trial.same("blank", said.ends_with("reason=random"), true);
+    trial.end();
 }
 
 #[tokio::test]

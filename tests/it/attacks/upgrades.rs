@@ -52,6 +52,7 @@ async fn over_http_2_connect_is_for_websockets_only() {
     trial.end();
 }
 
+// Over HTTP/2 both of its fields are malformed, as all that belongs to a connection is.
 #[tokio::test]
 async fn an_upgrade_to_h2c_is_stripped_and_answered_as_http_1_1() {
     let stage = Stage::new().await;
@@ -93,6 +94,40 @@ async fn before_a_101_no_byte_behind_the_request_passes() {
 }
 
 #[tokio::test]
+async fn over_http_2_no_byte_passes_before_a_websocket_is_granted() {
+    for (name, answer, when, status) in [
+        // As an answer to CONNECT it would open the tunnel that was refused.
+        ("refused", super::language::OK, When::Whole, 502),
+        ("asked for more", "HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n", When::Whole, 426),
+        ("no answer", "", When::Never, 504),
+    ] {
+        let brief = "timeouts = { response = \"300ms\" }";
+        let stage = Stage::with(Upstream::start(answer, when).await, |file| file.worker(brief)).await;
+        for way in HTTP2 {
+            let before = stage.upstream.ended();
+            let mut frames = stage.http2(way).await;
+            let fields = [
+                (":method", "CONNECT"),
+                (":protocol", "websocket"),
+                (":scheme", way.scheme()),
+                (":path", "/tunnel"),
+                (":authority", "shop.example"),
+                ("sec-websocket-version", "13"),
+            ];
+            frames.headers(1, false, &fields);
+            frames.frame(DATA, 0, 1, CANARY.as_bytes());
+            frames.flush().await;
+            assert_eq!(frames.outcome(1).await, Outcome::Status(status), "{way:?} {name}");
+            drop(frames);
+            eventually("the connection of the tunnel ends", || stage.upstream.ended() > before).await;
+        }
+        let heard = stage.upstream.requests();
+        assert!(heard.iter().all(|heard| heard.line == "GET /tunnel HTTP/1.1"), "{name}: {heard:?}");
+        assert!(!heard.is_empty() && !stage.upstream.all().contains("/canary"), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn while_the_upstream_has_not_answered_an_upgrade_nothing_passes() {
     let brief = "timeouts = { response = \"300ms\" }";
     let stage = Stage::with(Upstream::start("", When::Never).await, |file| file.worker(brief)).await;
@@ -125,6 +160,7 @@ async fn a_101_that_nobody_asked_for_is_a_502_by_every_way() {
     }
 }
 
+// A client of HTTP/2 can ask for a WebSocket only, and its tests have the same case.
 #[tokio::test]
 async fn a_switch_to_another_protocol_than_was_asked_for_is_a_502() {
     let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: bar\r\n\r\nPOISON";

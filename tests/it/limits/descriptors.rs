@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::io::AsyncReadExt;
 
 use super::long;
-use super::memory::Program;
+use super::program::Program;
 use crate::support::{backend, empty, eventually, file, http2, raw_backend, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
