@@ -183,7 +183,7 @@ async fn start(
     options: &Options,
     inbox: Inbox,
     upgrades: upgrade::Inbox,
-    inheritance: Inheritance,
+    mut inheritance: Inheritance,
 ) -> Result<Reloader, Report> {
     let mut source = String::new();
     let name = options.file.display().to_string();
@@ -213,6 +213,7 @@ async fn start(
         registry.upgraded(UpgradeResult::Success);
         status.upgraded(LastUpgrade::from(inheritance.from));
     }
+    shards.take_over_names(std::mem::take(&mut inheritance.names));
     let (for_admin, for_listeners) = inheritance.split(&loaded.config);
     admin.take_over(for_admin);
     shards.take_over(for_listeners);

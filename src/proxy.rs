@@ -52,8 +52,9 @@ mod wait;
 mod watch;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,6 +100,9 @@ impl Prepared {
         &self.unresolved
     }
 }
+
+/// Names of upstreams, and the addresses of each as last resolved.
+pub type KnownNames = BTreeMap<String, Vec<IpAddr>>;
 
 /// Where a listener listens.
 #[derive(Debug)]
@@ -227,6 +231,17 @@ impl Shards {
         self.listeners.iter().map(|bound| bound.held.hand_over(&bound.named)).collect()
     }
 
+    /// Begins with the addresses of names that another process knew, so that requests find some while the name servers
+    /// are slow or silent. To be called before the first configuration is prepared.
+    pub fn take_over_names(&mut self, names: KnownNames) {
+        self.names.take_over(names);
+    }
+
+    /// The addresses of all names, for a process that goes on with them.
+    pub fn known_names(&self) -> KnownNames {
+        self.names.known()
+    }
+
     /// Another process accepts from the sockets that were handed over. So the files of Unix sockets stay where they are
     /// when these shards drain, and kept connections need not be closed at once: who makes the next request soon is told
     /// with its answer, and loses none.
@@ -277,6 +292,7 @@ impl Shards {
         let Prepared { blueprint, mut listeners, .. } = prepared;
         self.warn_of_descriptors(blueprint.config.limits.connections);
         let gone = self.release(&listeners);
+        self.names.committed();
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {

@@ -241,6 +241,7 @@ fn begin(program: &Program, reloader: &Reloader) -> Result<Starting, Failure> {
             upgrades: reloader.registry.upgrades(),
             admin: reloader.admin.hand_over()?,
             listeners: reloader.shards.hand_over()?,
+            names: reloader.shards.known_names(),
         })
     };
     Starting::new(program, &inheritance().map_err(Failure::Sockets)?)

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -15,10 +15,11 @@ use rustix::net::{
     SendFlags,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::config::Address;
-use crate::proxy::Handed;
+use crate::proxy::{Handed, KnownNames};
 
 /// Tells a process that its standard input is such a socket. Set for it by the process that it replaces, and by nobody
 /// else.
@@ -30,6 +31,8 @@ const FORMAT: u32 = 1;
 const LONGEST: usize = 1 << 20;
 /// The most sockets that are taken over.
 const MOST_SOCKETS: usize = 1 << 16;
+/// How many bytes of a letter names may take: the system keeps some two hundred thousand for a reader.
+const NAMES: usize = 64 << 10;
 /// How many descriptors travel together; the system allows 253.
 const TOGETHER: usize = 64;
 /// How long the letter may take: it was sent before its reader was started.
@@ -46,6 +49,8 @@ pub(crate) struct Inheritance {
     pub(crate) admin: Option<Handed>,
     /// The listeners.
     pub(crate) listeners: Vec<Handed>,
+    /// The addresses of upstreams' names.
+    pub(crate) names: KnownNames,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +60,9 @@ struct Letter {
     upgrades: [u64; 3],
     admin: Option<Item>,
     listeners: Vec<Item>,
+    /// [`KnownNames`]. A process of an earlier release sends none.
+    #[serde(default)]
+    names: Value,
 }
 
 /// Sockets of one address, whose descriptors follow in the letter's order.
@@ -114,6 +122,7 @@ pub(crate) fn send(stream: &UnixStream, inheritance: &Inheritance) -> io::Result
         upgrades: inheritance.upgrades,
         admin: inheritance.admin.as_ref().map(Item::of),
         listeners: inheritance.listeners.iter().map(Item::of).collect(),
+        names: serde_json::to_value(what_fits(&inheritance.names))?,
     };
     let text = serde_json::to_vec(&letter)?;
     let length = u32::try_from(text.len()).map_err(io::Error::other)?;
@@ -122,6 +131,38 @@ pub(crate) fn send(stream: &UnixStream, inheritance: &Inheritance) -> io::Result
     let all = inheritance.admin.iter().chain(&inheritance.listeners);
     let descriptors: Vec<_> = all.flat_map(Handed::sockets).map(AsFd::as_fd).collect();
     descriptors.chunks(TOGETHER).try_for_each(|some| send_descriptors(stream, some))
+}
+
+/// As many of the names as have room in a letter. The new process resolves the others itself.
+fn what_fits(names: &KnownNames) -> KnownNames {
+    let mut room = NAMES;
+    let mut fits = |(name, addresses): &(&String, &Vec<IpAddr>)| {
+        // An address in quotes, and a comma.
+        let size = name.len() + 8 + addresses.len() * 50;
+        let fits = size <= room;
+        room = room.saturating_sub(size);
+        fits
+    };
+    let fitting: KnownNames = names
+        .iter()
+        .take_while(|name| fits(name))
+        .map(|(name, addresses)| (name.clone(), addresses.clone()))
+        .collect();
+    if fitting.len() < names.len() {
+        tracing::warn!("only {} of {} resolved names have room in the handover", fitting.len(), names.len());
+    }
+    fitting
+}
+
+/// What a letter says of names. They only save time: nonsense is no reason to stay out.
+fn names(said: Value) -> KnownNames {
+    match serde_json::from_value::<Option<KnownNames>>(said) {
+        Ok(names) => names.unwrap_or_default(),
+        Err(error) => {
+            tracing::warn!("the addresses of names that were handed over are ignored: {error}");
+            KnownNames::default()
+        }
+    }
 }
 
 /// Descriptors travel with a byte, so that there is something to receive.
@@ -177,6 +218,7 @@ fn read(stream: &UnixStream) -> io::Result<Inheritance> {
             .into_iter()
             .map(|item| item.with(&mut descriptors))
             .collect::<Result<_, _>>()?,
+        names: names(letter.names),
     })
 }
 
@@ -248,17 +290,47 @@ mod tests {
             upgrades: [2, 5, 1],
             admin: Some(admin),
             listeners: vec![tcp(150), tcp(1)],
+            names: [("shop.example".to_owned(), vec![[127, 0, 0, 1].into()])].into(),
         };
         let (ours, theirs) = UnixStream::pair().unwrap();
         send(&ours, &sent).unwrap();
         drop(ours);
         let got = read(&theirs).unwrap();
-        assert_eq!((got.from, got.upgrades), (7, [2, 5, 1]));
+        assert_eq!((got.from, got.upgrades, &got.names), (7, [2, 5, 1], &sent.names));
         assert_eq!(got.admin.as_ref().map(Handed::actual), Some(&Address::Unix(path)));
         for (sent, got) in sent.listeners.iter().zip(&got.listeners) {
             assert_eq!((sent.named(), sent.actual()), (got.named(), got.actual()));
             assert_eq!((sent.sockets().len(), got.removes_file()), (got.sockets().len(), true));
         }
+    }
+
+    /// What is read of a letter that goes on so after its other fields.
+    fn names_of(more: &str) -> KnownNames {
+        let text = format!(r#"{{"format":1,"from":1,"upgrades":[0,0,0],"admin":null,"listeners":[]{more}}}"#);
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.write_all(&u32::try_from(text.len()).unwrap().to_be_bytes()).unwrap();
+        ours.write_all(text.as_bytes()).unwrap();
+        read(&theirs).unwrap().names
+    }
+
+    #[test]
+    fn a_letter_without_names_or_with_nonsense_is_one_with_none() {
+        for more in
+            ["", r#","names":null"#, r#","names":7"#, r#","names":{"a":["b"]}"#, r#","names":{"a":{}}"#]
+        {
+            assert_eq!(names_of(more), KnownNames::new(), "{more}");
+        }
+        assert_eq!(names_of(r#","names":{"a":["::1"]},"later":1"#).len(), 1);
+    }
+
+    #[test]
+    fn more_names_than_have_room_do_not_keep_the_letter_back() {
+        let name = |number| (format!("{number:0>200}.example"), vec![[127, 0, 0, 1].into(); 20]);
+        let sent = Inheritance { names: (0..10_000).map(name).collect(), ..Inheritance::default() };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        send(&ours, &sent).unwrap();
+        let count = read(&theirs).unwrap().names.len();
+        assert!((20..1000).contains(&count), "{count}");
     }
 
     #[test]
