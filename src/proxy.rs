@@ -136,6 +136,8 @@ pub struct Shards {
     next_id: u64,
     /// What another process has bound, until the first commit.
     handed: Vec<(Address, Arc<Held>)>,
+    /// Whether the files of what was handed over are still the other process's.
+    lent: bool,
     /// Whether another process goes on with the sockets.
     replaced: bool,
     census: Arc<Census>,
@@ -211,6 +213,7 @@ impl Shards {
             listeners: Vec::new(),
             next_id: 0,
             handed: Vec::new(),
+            lent: false,
             replaced: false,
             census,
             warned_of: 0,
@@ -218,9 +221,16 @@ impl Shards {
     }
 
     /// Goes on with what another process has bound: listeners of the first configuration whose addresses are among them
-    /// accept from exactly these sockets, and the first commit closes what no listener names.
+    /// accept from exactly these sockets, and the first commit closes what no listener names. The files of Unix sockets
+    /// stay the other process's until [`Self::own_files`]: it may go on after all.
     pub fn take_over(&mut self, handed: Vec<Handed>) {
+        self.lent = true;
         self.handed = handed.into_iter().map(|one| (one.named().clone(), Arc::new(one.hold()))).collect();
+    }
+
+    /// The other process has left what it handed over: its files are removed when they are no longer listened on.
+    pub fn own_files(&mut self) {
+        self.lent = false;
     }
 
     /// All listening sockets, for a process that goes on with them. These shards accept from them, too, until they drain.
@@ -326,7 +336,8 @@ impl Shards {
         }
         let stays = |old: &Bound| now.iter().any(|new| new.id == old.id);
         let (_, gone): (Vec<_>, Vec<_>) = self.listeners.drain(..).partition(stays);
-        gone.iter().filter_map(Bound::file).map(Path::to_owned).collect()
+        let ours = gone.iter().filter(|bound| !(self.lent && bound.held.handed));
+        ours.filter_map(Bound::file).map(Path::to_owned).collect()
     }
 
     /// The addresses that are listened on, with the port that the system chose where the file says 0; in file order.
