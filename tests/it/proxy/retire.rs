@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use gradual::metrics::Gauges;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
@@ -94,6 +95,21 @@ async fn what_is_under_way_is_counted_by_version_until_it_ends() {
     eventually("the stream is no longer counted", || under_way(&proxy) == ["v1: 1 + 0", "v2: 1 + 0"]).await;
     drop(second);
     eventually("the connection is no longer counted", || under_way(&proxy) == ["v1: 1 + 0"]).await;
+}
+
+#[tokio::test]
+async fn a_version_with_a_request_keeps_its_counters_however_many_leave_after_it() {
+    let endless = endless().await;
+    let mut proxy = proxy(&deployed(&endless, &["v1", "v2"], "")).await;
+    let kept = streaming(&proxy, "v2").await;
+    for number in 0..130 {
+        proxy.reload(&deployed(&endless, &["v1", &format!("n{number}")], "")).await.unwrap();
+    }
+    assert_eq!(under_way(&proxy), ["v2: 1 + 0"]);
+    drop(kept);
+    let counted = r#"gradual_requests_total{worker="shop",version="v2","#;
+    let metrics = || proxy.registry.render(&Gauges::default());
+    eventually("its end is counted", || metrics().contains(counted)).await;
 }
 
 #[tokio::test]
