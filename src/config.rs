@@ -4,6 +4,7 @@
 //! path; that is part of preparing a reload.
 
 mod address;
+mod contradictions;
 mod deployment;
 mod fields;
 mod health;

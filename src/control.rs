@@ -18,6 +18,7 @@ mod watch;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub use crate::control::service::Service;
 use crate::control::signals::Signals;
 use crate::control::status::{Facts, LastUpgrade, Status};
 use crate::control::systemd::Notifier;
-use crate::control::upgrade::handover::{Inheritance, Word};
+use crate::control::upgrade::handover::{Inheritance, Predecessor, Word};
 use crate::control::upgrade::{Heir, Program, signal};
 use crate::diag::{Report, Severity};
 use crate::export::access::AccessLog;
@@ -140,7 +141,7 @@ pub async fn run_as(service: Service, options: Options, ready: impl FnOnce(Handl
     let reloader = match started {
         Ok(reloader) => reloader,
         Err(report) => {
-            predecessor.into_iter().for_each(|before| before.tell(&Word::Failed(in_short(&report))));
+            predecessor.iter().for_each(|before| before.tell(&Word::Failed(in_short(&report))));
             return Err(report);
         }
     };
@@ -151,13 +152,13 @@ pub async fn run_as(service: Service, options: Options, ready: impl FnOnce(Handl
     if options.watch {
         background.spawn(watch::watch(Arc::clone(&status), inbox.clone()));
     }
-    match predecessor {
+    match &predecessor {
         // That process is the one whom the service manager listens to, and says who comes after it.
         Some(before) => before.tell(&Word::Serving),
         None => notifier.ready(&status.in_short()),
     }
     ready(Handle { status: Arc::clone(&status), inbox });
-    let work = Work { requests, upgrades: upgrade_requests, program, notifier };
+    let work = Work { requests, upgrades: upgrade_requests, program, predecessor, notifier };
     tokio::select! {
         biased;
         signal = stops.obey(&status) => Ok(Ended::Forced { signal }),
@@ -183,7 +184,7 @@ async fn start(
     options: &Options,
     inbox: Inbox,
     upgrades: upgrade::Inbox,
-    inheritance: Inheritance,
+    mut inheritance: Inheritance,
 ) -> Result<Reloader, Report> {
     let mut source = String::new();
     let name = options.file.display().to_string();
@@ -213,6 +214,7 @@ async fn start(
         registry.upgraded(UpgradeResult::Success);
         status.upgraded(LastUpgrade::from(inheritance.from));
     }
+    shards.take_over_names(std::mem::take(&mut inheritance.names));
     let (for_admin, for_listeners) = inheritance.split(&loaded.config);
     admin.take_over(for_admin);
     shards.take_over(for_listeners);
@@ -233,6 +235,8 @@ struct Work {
     requests: Requests,
     upgrades: upgrade::Requests,
     program: Option<Program>,
+    /// Has been told that this process serves, and may not have left yet.
+    predecessor: Option<Predecessor>,
     notifier: Notifier,
 }
 
@@ -241,16 +245,22 @@ impl Work {
     /// its place, which is returned.
     async fn done(&mut self, reloader: &mut Reloader) -> Option<Heir> {
         let status = Arc::clone(&reloader.status);
+        let mut left = pin!(left(self.predecessor.take()));
+        let mut is_settled = false;
         loop {
             tokio::select! {
                 biased;
+                has_left = &mut left, if !is_settled => {
+                    is_settled = true;
+                    reloader.settle(has_left);
+                }
                 () = status.drained() => return None,
                 Some(batch) = self.requests.next_batch() => {
                     self.notifier.reloading();
                     reloader.answer(batch).await;
                     self.notifier.ready(&status.in_short());
                 }
-                Some(request) = self.upgrades.next() => {
+                Some(request) = self.upgrades.next(), if is_settled => {
                     let heir = self.upgrades.answer(request, self.program.as_ref(), reloader).await;
                     if heir.is_some() {
                         return heir;
@@ -275,6 +285,14 @@ impl Work {
             }
         }
         // Who asks from here on is told at once that nobody answers any more.
+    }
+}
+
+/// Waits until the process before has left, if there is one, or turns out to go on (`false`).
+async fn left(predecessor: Option<Predecessor>) -> bool {
+    match predecessor {
+        Some(before) => before.has_left().await,
+        None => true,
     }
 }
 

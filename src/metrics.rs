@@ -2,7 +2,8 @@
 //!
 //! Every shard has recorders of its own and is their only writer, so recording is a load, an addition and a store, without
 //! locked instructions; a scrape reads all shards' recorders and adds them up. The registry itself is locked only when a
-//! snapshot is built or scraped. A version that left the deployment keeps its series: counters never go back.
+//! snapshot is built or scraped. A version that left the deployment keeps its series, so that counters never go back, until
+//! a hundred others have left after it: else they would grow with every deployment.
 
 mod limits;
 mod series;
@@ -68,9 +69,18 @@ struct Process<'a> {
 /// The recorders of all shards, in the order in which they are written out.
 #[derive(Debug, Default)]
 struct Recorders {
-    versions: BTreeMap<(Option<WorkerName>, Option<VersionId>), ByShard<VersionSeries>>,
+    versions: BTreeMap<Labels, ByShard<VersionSeries>>,
     workers: BTreeMap<WorkerName, ByShard<WorkerSeries>>,
+    /// The versions that no shard holds any more, neither in what serves nor for a request, in the order in which they were
+    /// found so.
+    retired: Vec<Labels>,
 }
+
+/// A worker and a version; `None`: requests that reached none.
+type Labels = (Option<WorkerName>, Option<VersionId>);
+
+/// How many versions keep their series when nobody holds them any more.
+const RETIRED: usize = 100;
 
 type ByShard<T> = BTreeMap<usize, Arc<T>>;
 
@@ -120,10 +130,7 @@ impl Registry {
     /// What is under way on each version, of those on which anything is; in alphabetical order.
     pub fn under_way(&self) -> Vec<UnderWay> {
         let recorders = self.lock();
-        let of = |((worker, version), shards): (
-            &(Option<WorkerName>, Option<VersionId>),
-            &ByShard<VersionSeries>,
-        )| {
+        let of = |((worker, version), shards): (&Labels, &ByShard<VersionSeries>)| {
             let (requests, tunnels) = shards.values().fold((0, 0), |sum, series| {
                 let (requests, tunnels) = series.under_way();
                 (sum.0 + requests, sum.1 + tunnels)
@@ -141,7 +148,19 @@ impl Registry {
         version: Option<&VersionId>,
     ) -> Arc<VersionSeries> {
         let labels = (worker.cloned(), version.cloned());
-        Arc::clone(self.lock().versions.entry(labels).or_default().entry(shard).or_default())
+        let mut recorders = self.lock();
+        let forgotten =
+            if recorders.versions.contains_key(&labels) { Vec::new() } else { recorders.forget() };
+        let recorder = Arc::clone(recorders.versions.entry(labels).or_default().entry(shard).or_default());
+        drop(recorders);
+        if !forgotten.is_empty() {
+            let is_known = |(worker, version): (&WorkerName, &VersionId)| {
+                !forgotten.contains(&(Some(worker.clone()), Some(version.clone())))
+            };
+            let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+            checks.retain(|(worker, version, _), _| is_known((worker, version)));
+        }
+        recorder
     }
 
     /// One shard's recorder for a worker.
@@ -211,9 +230,29 @@ impl Registry {
         text::render(&self.lock(), &process, gauges)
     }
 
-    /// A panic of another holder leaves maps that are still whole: they are only ever added to.
+    /// A panic of another holder leaves maps that are still whole: each change of them is one call.
     fn lock(&self) -> MutexGuard<'_, Recorders> {
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Recorders {
+    /// Lets go of the versions that were the first to be held by nobody, but for the last [`RETIRED`]; and returns which
+    /// they are. To be called when a new one comes.
+    fn forget(&mut self) -> Vec<Labels> {
+        // Whoever holds a recorder has it from here: what nobody holds cannot be taken up during this call.
+        let is_held = |shards: &ByShard<_>| shards.values().any(|one| Arc::strong_count(one) > 1);
+        let mut retired = std::mem::take(&mut self.retired);
+        retired.retain(|labels| self.versions.get(labels).is_some_and(|shards| !is_held(shards)));
+        for (labels, shards) in &self.versions {
+            if labels.1.is_some() && !is_held(shards) && !retired.contains(labels) {
+                retired.push(labels.clone());
+            }
+        }
+        let forgotten: Vec<_> = retired.drain(..retired.len().saturating_sub(RETIRED)).collect();
+        forgotten.iter().for_each(|labels| drop(self.versions.remove(labels)));
+        self.retired = retired;
+        forgotten
     }
 }
 
@@ -306,6 +345,65 @@ mod tests {
         assert!(!text.contains("shop") && !text.contains("gradual_requests_total"), "{text}");
         assert!(text.contains("gradual_config_generation 0\n"));
         assert!(text.contains("gradual_access_log_dropped_total 0\n"));
+    }
+
+    /// Whether any counter of a version is in the text.
+    fn mentions(registry: &Registry, version: &str) -> bool {
+        registry.render(&Gauges::default()).contains(&format!("version=\"{version}\""))
+    }
+
+    /// A version that is deployed, serves one request, and is checked once.
+    fn deployed(registry: &Registry, id: &str) -> Arc<VersionSeries> {
+        let series = registry.version(0, &worker(), &version(id));
+        series.request(None, 200, Duration::ZERO);
+        registry.checked(&worker(), &version(id), "http://127.0.0.1:3001", true);
+        series
+    }
+
+    #[test]
+    fn of_the_versions_that_nobody_holds_only_the_last_hundred_keep_their_series() {
+        let registry = Registry::default();
+        let in_use = deployed(&registry, "in-use");
+        for number in 0..300 {
+            drop(deployed(&registry, &format!("v{number}")));
+        }
+        registry.version(0, &worker(), &version("next"));
+        let known: Vec<_> = (0..300).filter(|number| mentions(&registry, &format!("v{number}"))).collect();
+        assert_eq!(known, (200..300).collect::<Vec<_>>());
+        assert_eq!(registry.checks.lock().unwrap().len(), RETIRED + 1);
+        // What is held has never been forgotten, and counts on.
+        in_use.request(None, 200, Duration::ZERO);
+        let counted = r#"gradual_requests_total{worker="shop",version="in-use",reason="",status="2xx"} 2"#;
+        assert!(registry.render(&Gauges::default()).contains(counted));
+    }
+
+    #[test]
+    fn a_version_that_came_back_is_among_the_last_to_have_left() {
+        let registry = Registry::default();
+        drop(deployed(&registry, "back"));
+        for number in 0..60 {
+            drop(deployed(&registry, &format!("a{number}")));
+        }
+        let back = deployed(&registry, "back");
+        drop(deployed(&registry, "between"));
+        drop(back);
+        for number in 0..60 {
+            drop(deployed(&registry, &format!("b{number}")));
+        }
+        assert!(mentions(&registry, "back") && !mentions(&registry, "a0"));
+    }
+
+    #[test]
+    fn requests_without_a_version_are_never_forgotten() {
+        let registry = Registry::default();
+        registry.unversioned(0, Some(&worker())).request(None, 400, Duration::ZERO);
+        registry.unversioned(0, None).request(None, 404, Duration::ZERO);
+        for number in 0..150 {
+            drop(deployed(&registry, &format!("v{number}")));
+        }
+        let text = registry.render(&Gauges::default());
+        assert!(text.contains(r#"worker="shop",version="",reason="",status="4xx"} 1"#), "{text}");
+        assert!(text.contains(r#"worker="",version="",reason="",status="4xx"} 1"#), "{text}");
     }
 
     #[test]

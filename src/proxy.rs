@@ -52,8 +52,9 @@ mod wait;
 mod watch;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -101,6 +102,9 @@ impl Prepared {
     }
 }
 
+/// Names of upstreams, and the addresses of each as last resolved.
+pub type KnownNames = BTreeMap<String, Vec<IpAddr>>;
+
 /// Where a listener listens.
 #[derive(Debug)]
 struct Bound {
@@ -133,6 +137,8 @@ pub struct Shards {
     next_id: u64,
     /// What another process has bound, until the first commit.
     handed: Vec<(Address, Arc<Held>)>,
+    /// Whether the files of what was handed over are still the other process's.
+    lent: bool,
     /// Whether another process goes on with the sockets.
     replaced: bool,
     census: Arc<Census>,
@@ -208,6 +214,7 @@ impl Shards {
             listeners: Vec::new(),
             next_id: 0,
             handed: Vec::new(),
+            lent: false,
             replaced: false,
             census,
             warned_of: 0,
@@ -215,9 +222,16 @@ impl Shards {
     }
 
     /// Goes on with what another process has bound: listeners of the first configuration whose addresses are among them
-    /// accept from exactly these sockets, and the first commit closes what no listener names.
+    /// accept from exactly these sockets, and the first commit closes what no listener names. The files of Unix sockets
+    /// stay the other process's until [`Self::own_files`]: it may go on after all.
     pub fn take_over(&mut self, handed: Vec<Handed>) {
+        self.lent = true;
         self.handed = handed.into_iter().map(|one| (one.named().clone(), Arc::new(one.hold()))).collect();
+    }
+
+    /// The other process has left what it handed over: its files are removed when they are no longer listened on.
+    pub fn own_files(&mut self) {
+        self.lent = false;
     }
 
     /// All listening sockets, for a process that goes on with them. These shards accept from them, too, until they drain.
@@ -226,6 +240,17 @@ impl Shards {
     /// There are too many open files.
     pub fn hand_over(&self) -> io::Result<Vec<Handed>> {
         self.listeners.iter().map(|bound| bound.held.hand_over(&bound.named)).collect()
+    }
+
+    /// Begins with the addresses of names that another process knew, so that requests find some while the name servers
+    /// are slow or silent. To be called before the first configuration is prepared.
+    pub fn take_over_names(&mut self, names: KnownNames) {
+        self.names.take_over(names);
+    }
+
+    /// The addresses of all names, for a process that goes on with them.
+    pub fn known_names(&self) -> KnownNames {
+        self.names.known()
     }
 
     /// Another process accepts from the sockets that were handed over. So the files of Unix sockets stay where they are
@@ -278,6 +303,7 @@ impl Shards {
         let Prepared { blueprint, mut listeners, .. } = prepared;
         self.warn_of_descriptors(blueprint.config.limits.connections);
         let gone = self.release(&listeners);
+        self.names.committed();
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {
@@ -311,7 +337,8 @@ impl Shards {
         }
         let stays = |old: &Bound| now.iter().any(|new| new.id == old.id);
         let (_, gone): (Vec<_>, Vec<_>) = self.listeners.drain(..).partition(stays);
-        gone.iter().filter_map(Bound::file).map(Path::to_owned).collect()
+        let ours = gone.iter().filter(|bound| !(self.lent && bound.held.handed));
+        ours.filter_map(Bound::file).map(Path::to_owned).collect()
     }
 
     /// The addresses that are listened on, with the port that the system chose where the file says 0; in file order.

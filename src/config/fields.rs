@@ -66,6 +66,11 @@ impl<'s> Walk<'s> {
         }
     }
 
+    /// Whether a mistake has been found in a place.
+    pub(super) fn has_mistake(&self, place: &Span) -> bool {
+        self.found.iter().any(|found| found.span.start < place.end && place.start < found.span.end)
+    }
+
     /// A path of the file, joined to its folder.
     pub(super) fn path(&mut self, text: &Text<'_>) -> Option<Spanned<PathBuf>> {
         let folder = self.folder;
@@ -275,6 +280,11 @@ impl<'a> Fields<'a> {
             Kind::List { of, .. } => of,
             kind => kind,
         })
+    }
+
+    /// The default of a key, as the file would say it; empty where there is none.
+    pub(super) fn default(&self, name: &str) -> &'static str {
+        self.section.key(name).and_then(|key| key.default).unwrap_or_default()
     }
 
     /// Where the value of a key stands.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Spanned;
 use super::address::{Scheme, Upstream};
+use super::contradictions;
 use super::fields::{Fields, Walk};
 use super::sections::duration;
 use super::texts;
@@ -72,14 +73,16 @@ pub(super) fn health(
     };
     let (interval, timeout) = (time("interval", 2), time("timeout", 1));
     let count = |name, default| fields.integer(name).and_then(|n| n.try_into().ok()).unwrap_or(default);
-    Some(HealthCheck {
+    let health = HealthCheck {
         probe: probe?,
         host,
         interval,
         timeout,
         fall: count("fall", 3),
         rise: count("rise", 2),
-    })
+    };
+    contradictions::health(walk, fields, &health);
+    Some(health)
 }
 
 fn probe(walk: &mut Walk<'_>, fields: &Fields<'_>, upstreams: &[Spanned<Upstream>]) -> Option<Probe> {

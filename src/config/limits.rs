@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::contradictions;
 use super::fields::{Fields, Walk};
 use super::sections::duration;
 use super::texts;
@@ -90,7 +91,7 @@ pub(super) fn limits(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Limits
     let Some(fields) = fields else { return default };
     let shortest = Duration::from_millis(1);
     let time = |walk: &mut Walk<'_>, name, default| duration(walk, fields, name, shortest).unwrap_or(default);
-    Limits {
+    let limits = Limits {
         drain_timeout: duration(walk, fields, "drain_timeout", Duration::ZERO)
             .unwrap_or(default.drain_timeout),
         retired_grace: duration(walk, fields, "retired_grace", Duration::ZERO),
@@ -117,7 +118,9 @@ pub(super) fn limits(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Limits
         request_body_bytes: size(walk, fields, "request_body_bytes", 0..=1 << 40),
         upstream_connections: number(fields, "upstream_connections").unwrap_or(default.upstream_connections),
         upstream_pending: number(fields, "upstream_pending").unwrap_or(default.upstream_pending),
-    }
+    };
+    contradictions::limits(walk, fields, &limits);
+    limits
 }
 
 /// A flow-control window: at least HTTP/2's own default, so that no client is told to shrink it.

@@ -40,7 +40,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     let known = Known::new(&listed);
     let versions = versions(walk, &listed);
     let overrides = senders(fields, "overrides");
-    if open && overrides == Senders::Anyone {
+    if open && overrides == Senders::Anyone && !fields.has("overrides_secret_file") {
         warn_of_guessable_ids(walk, &listed, &versions);
     }
     let overrides_secret_file = path(walk, fields, "overrides_secret_file");
@@ -258,6 +258,8 @@ fn warn_of_guessable_ids(walk: &mut Walk<'_>, listed: &[Fields<'_>], versions: &
     if let Some(text) = texts.find(|text| text.value == bad.as_str()) {
         let warning = Diagnostic::warning("anyone can choose a version whose id can be guessed", text.span)
             .label("not a UUID, and a listener can be reached from other machines");
-        walk.conclude(warning.help("use UUIDs as ids, or set `overrides = \"trusted\"` or `\"never\"`"));
+        walk.conclude(warning.help(
+            "use UUIDs as ids, set `overrides_secret_file`, or `overrides = \"trusted\"` or `\"never\"`",
+        ));
     }
 }

@@ -101,6 +101,13 @@ impl Admin {
         self.handed = handed;
     }
 
+    /// The process that has bound the address has left it: its file is removed when it is no longer listened on.
+    pub(crate) fn own_file(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.server.own_file();
+        }
+    }
+
     /// Its socket, for a process that goes on with it; `None` where there is none.
     ///
     /// # Errors

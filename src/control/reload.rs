@@ -116,6 +116,18 @@ impl Reloader {
         }
     }
 
+    /// Takes what was handed over for this process's own, if the process before has left it.
+    pub(crate) fn settle(&mut self, has_left: bool) {
+        if has_left {
+            self.shards.own_files();
+            self.admin.own_file();
+        } else {
+            tracing::warn!(
+                "the process before gave this upgrade up, or ended: the files of its sockets are left to it"
+            );
+        }
+    }
+
     async fn reload(&mut self, why: &str) -> Outcome {
         let status = Arc::clone(&self.status);
         let outcome = match Loaded::read(status.name(), status.file(), |source| status.read(source)) {

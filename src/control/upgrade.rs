@@ -241,6 +241,7 @@ fn begin(program: &Program, reloader: &Reloader) -> Result<Starting, Failure> {
             upgrades: reloader.registry.upgrades(),
             admin: reloader.admin.hand_over()?,
             listeners: reloader.shards.hand_over()?,
+            names: reloader.shards.known_names(),
         })
     };
     Starting::new(program, &inheritance().map_err(Failure::Sockets)?)
@@ -251,7 +252,8 @@ fn begin(program: &Program, reloader: &Reloader) -> Result<Starting, Failure> {
 struct Starting {
     pid: u32,
     child: Option<Child>,
-    stream: Option<UnixStream>,
+    /// To the new process, until it is released or given up.
+    stream: Option<tokio::net::UnixStream>,
 }
 
 impl Starting {
@@ -267,12 +269,14 @@ impl Starting {
         drop(command);
         let child = spawned.map_err(|error| Failure::Program(program.path.clone(), error))?;
         let pid = child.id().unwrap_or_default();
-        Ok(Self { pid, child: Some(child), stream: Some(stream) })
+        let mut starting = Self { pid, child: Some(child), stream: None };
+        starting.stream = Some(tokio::net::UnixStream::from_std(stream).map_err(Failure::Sockets)?);
+        Ok(starting)
     }
 
     /// Waits until it serves.
     async fn ready(&mut self, patience: Duration) -> Result<(), Failure> {
-        let Some(stream) = self.stream.take() else { return Err(Failure::Ended(None)) };
+        let Some(stream) = &mut self.stream else { return Err(Failure::Ended(None)) };
         match tokio::time::timeout(patience, handover::word(stream)).await {
             Ok(Ok(Word::Serving)) => Ok(()),
             Ok(Ok(Word::Failed(reason))) => Err(Failure::Said(reason)),
@@ -284,14 +288,19 @@ impl Starting {
         }
     }
 
-    /// It serves: it lives on whatever becomes of this process.
+    /// It serves: it lives on whatever becomes of this process, and what it was handed is its own.
     fn release(mut self) {
+        if let Some(stream) = self.stream.take() {
+            handover::acknowledge(&stream);
+        }
         drop(self.child.take());
     }
 
     /// Ends it. A process that broke off is expected to end by itself first, so that its own exit status is seen; one
-    /// that serves all the same answers what it has accepted.
+    /// that serves all the same answers what it has accepted. Unacknowledged, it leaves the files of sockets where they
+    /// are.
     async fn give_up(mut self, failure: Failure) -> Failure {
+        drop(self.stream.take());
         if matches!(failure, Failure::Said(_) | Failure::Ended(_))
             && let Some(status) = self.ended().await
         {
@@ -359,6 +368,35 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_says_that_it_serves_is_ready() {
         assert!(starting("echo '\"Serving\"' >&0", PATIENCE).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn only_a_process_that_is_released_is_acknowledged() {
+        for released in [true, false] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("rest");
+            // Nothing but the letter comes before it.
+            let script =
+                format!("echo '\"Serving\"' >&0; tail -c 1 >{0}.new; mv {0}.new {0}", path.display());
+            let program =
+                Program { path: PathBuf::from("/bin/sh"), arguments: ["-c", &script].map(Into::into).into() };
+            let mut starting = Starting::new(&program, &Inheritance::default()).unwrap();
+            starting.ready(PATIENCE).await.unwrap();
+            if released {
+                starting.release();
+            } else {
+                let _ = starting.stream.take();
+                starting.ended().await.unwrap();
+            }
+            let read = async {
+                while !path.exists() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                std::fs::read_to_string(&path).unwrap()
+            };
+            let last = tokio::time::timeout(PATIENCE, read).await.unwrap();
+            assert_eq!(last == "+", released, "{last:?}");
+        }
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use hickory_resolver::TokioResolver;
 use tokio::sync::watch;
 
+use super::KnownNames;
+
 /// A name's addresses as last resolved; empty until they are known.
 pub(super) type Addresses = watch::Receiver<Arc<[IpAddr]>>;
 
@@ -18,6 +20,8 @@ pub(super) struct Names {
     /// Made with the first name; the inner `None`: the C library is asked.
     resolver: Option<Option<Arc<TokioResolver>>>,
     watched: HashMap<String, watch::Sender<Arc<[IpAddr]>>>,
+    /// What another process knew, until the first commit.
+    handed: KnownNames,
 }
 
 /// Bounds of how long an answer counts, whatever its TTL says.
@@ -35,11 +39,30 @@ impl Names {
         if let Some(sender) = self.watched.get(host) {
             return sender.subscribe();
         }
-        let (sender, receiver) = watch::channel(Arc::from([]));
+        let known = self.handed.remove(host).unwrap_or_default();
+        let (sender, receiver) = watch::channel(Arc::from(known));
         self.watched.insert(host.to_owned(), sender.clone());
         let resolver = self.resolver.get_or_insert_with(|| configured_resolver().map(Arc::new)).clone();
         tokio::spawn(keep_resolving(resolver, host.to_owned(), sender));
         receiver
+    }
+
+    /// Begins with what another process knew: names that are watched first are asked for all the same, but until there
+    /// is an answer these addresses count.
+    pub(super) fn take_over(&mut self, handed: KnownNames) {
+        self.handed = handed;
+    }
+
+    /// Forgets what another process knew of names that nobody watches: it grows old.
+    pub(super) fn committed(&mut self) {
+        self.handed.clear();
+    }
+
+    /// The names that are watched and have addresses.
+    pub(super) fn known(&self) -> KnownNames {
+        let open = self.watched.iter().filter(|(_, sender)| !sender.is_closed());
+        let all = open.map(|(host, sender)| (host.clone(), sender.borrow().to_vec()));
+        all.filter(|(_, addresses)| !addresses.is_empty()).collect()
     }
 }
 

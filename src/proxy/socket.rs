@@ -37,6 +37,8 @@ pub(super) struct Held {
     pub(super) actual: Address,
     /// Whether the file of a Unix socket is removed with it.
     pub(super) removes_file: bool,
+    /// Whether another process has bound them.
+    pub(super) handed: bool,
     sockets: Vec<Listening>,
 }
 
@@ -147,7 +149,7 @@ impl Handed {
             if unix { Listening::Unix(descriptor.into()) } else { Listening::Tcp(descriptor.into()) }
         };
         let sockets = self.sockets.into_iter().map(listening).collect();
-        Held { actual: self.actual, sockets, removes_file: self.removes_file }
+        Held { actual: self.actual, sockets, removes_file: self.removes_file, handed: true }
     }
 }
 
@@ -167,7 +169,7 @@ pub(super) fn listen(address: &Address, count: usize) -> io::Result<Held> {
         // A Unix socket has one queue: all shards accept from it.
         Address::Unix(path) => (address.clone(), vec![Listening::Unix(listen_unix(path)?)]),
     };
-    Ok(Held { actual, sockets, removes_file: true })
+    Ok(Held { actual, sockets, removes_file: true, handed: false })
 }
 
 fn listen_tcp(address: SocketAddr, count: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {

@@ -325,6 +325,16 @@ fn the_defaults_are_those_of_the_specification() {
 }
 
 #[test]
+fn a_default_that_another_key_leaves_without_effect_is_no_contradiction() {
+    for limits in
+        ["connections = 10", "min_rate = 0", "http2_streams = 2000", "http2_connection_window = \"64KiB\""]
+    {
+        let (_, report) = check(&format!("[limits]\n{limits}\n{MINIMAL}")).unwrap();
+        assert!(report.diagnostics.is_empty(), "{}", report.render(false));
+    }
+}
+
+#[test]
 fn port_0_may_be_listened_on_more_than_once() {
     let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
     let source = format!("{listener}{listener}[admin]\naddress = \"127.0.0.1:0\"\n{MINIMAL}");

@@ -18,6 +18,8 @@ use tempfile::TempDir;
 
 use super::control::stage::{ANY_PORT, Answer, Stage, eventually, exchange, file};
 
+mod letter;
+
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n";
 
 /// RFC 6455 section 1.3.

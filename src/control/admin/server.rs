@@ -39,6 +39,8 @@ pub(crate) struct Server {
     address: Address,
     /// The file of a Unix socket, removed with the server.
     file: Option<SocketFile>,
+    /// Whether that file is still another process's, which may go on after all.
+    lent: bool,
     kept: OwnedFd,
     /// The accept loop.
     accepting: JoinHandle<()>,
@@ -50,16 +52,23 @@ impl Server {
     /// Starts to accept, a connection for each of the places at a time; more wait in the system's queue. Must be called
     /// within a tokio runtime.
     pub(crate) fn start(mut bound: Bound, state: &Arc<State>, places: Arc<Semaphore>) -> Self {
-        let file = bound.take_file();
+        let (file, lent) = (bound.take_file(), bound.takes_file());
         let (stop, stopped) = watch::channel(());
         let router = routes::router(Arc::clone(state));
         let accepting = tokio::spawn(accept(bound.listener, router, places, stopped));
-        Self { address: bound.address, file, kept: bound.kept, accepting, stop }
+        Self { address: bound.address, file, lent, kept: bound.kept, accepting, stop }
     }
 
     /// The socket, for a process that is to go on with it, and whether a file goes with it.
     pub(crate) fn hand_over(&self) -> io::Result<(OwnedFd, bool)> {
-        Ok((self.kept.try_clone()?, self.file.is_some()))
+        Ok((self.kept.try_clone()?, self.lent || self.file.is_some()))
+    }
+
+    /// The process that has bound the address has left it.
+    pub(crate) fn own_file(&mut self) {
+        if let (true, Address::Unix(path)) = (std::mem::take(&mut self.lent), &self.address) {
+            self.file = SocketFile::at(path).ok();
+        }
     }
 
     /// Stops accepting and leaves the socket to another process: when this returns, only that process accepts.

@@ -20,7 +20,7 @@ pub(crate) struct Bound {
     /// Where it is, with the port that the system chose.
     pub(crate) address: Address,
     file: Option<SocketFile>,
-    /// Whether another process's file goes with it, once it serves: until then that process goes on, if this does not.
+    /// Whether another process's file goes with it, once that process has left.
     takes_file: bool,
     /// The same socket, for a process that is to go on with it.
     pub(crate) kept: OwnedFd,
@@ -79,12 +79,14 @@ impl Bound {
         Ok(Self { takes_file: handed.removes_file(), ..bound })
     }
 
-    /// What is removed with it; to be asked when it serves.
+    /// What is removed with it.
     pub(crate) fn take_file(&mut self) -> Option<SocketFile> {
-        match &self.address {
-            Address::Unix(path) if self.takes_file => SocketFile::at(path).ok(),
-            _ => self.file.take(),
-        }
+        self.file.take()
+    }
+
+    /// Whether [`Self::take_file`] is not all: another process's file goes with it, too, once that process has left.
+    pub(crate) fn takes_file(&self) -> bool {
+        self.takes_file
     }
 
     fn new(socket: OwnedFd, address: Address, file: Option<SocketFile>) -> io::Result<Self> {
@@ -139,7 +141,11 @@ fn ensure_vacant(path: &Path) -> io::Result<()> {
 }
 
 impl SocketFile {
-    fn at(path: &Path) -> io::Result<Self> {
+    /// The file that is there.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(path)?;
         Ok(Self { path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) })
     }

@@ -1,7 +1,6 @@
 //! What clients that do not read cost: told from outside of the process.
 
-use std::io::{Read, Write};
-use std::time::{Duration, Instant};
+use std::io::Write;
 
 use bytes::Bytes;
 use http::{Request, Response};

@@ -28,6 +28,7 @@ async fn successor(old: Proxy, handed: Vec<Handed>, threads: usize, text: &str) 
     let mut next = Proxy { shards: shards(threads), folder: old.folder };
     next.shards.take_over(handed);
     next.reload(text).await.unwrap();
+    next.shards.own_files();
     next
 }
 
@@ -162,6 +163,26 @@ fn a_unix_socket_keeps_its_file_until_its_last_holder_ends() {
         assert!(UnixStream::connect(&path).is_ok());
         assert_eq!(next.shards.drain(PATIENCE).await, 0);
         assert!(!path.exists());
+    });
+}
+
+#[test]
+fn until_the_old_one_has_left_the_new_one_leaves_its_files_and_removes_its_own() {
+    run(async {
+        let upstream = hello().await;
+        let text = file(UNIX, "", &upstream.upstream("http"));
+        let old = Proxy::start_in(tempfile::tempdir().unwrap(), 1, &text).await;
+        let path = |name: &str| old.folder.path().join(name);
+        let mut next = shards(1);
+        next.take_over(old.shards.hand_over().unwrap());
+        let more = format!("{UNIX}\n[[listener]]\naddress = \"unix:more.sock\"");
+        let of_both = parse(&file(&more, "", &upstream.upstream("http")), old.folder.path());
+        let prepared = next.prepare(&of_both).await.unwrap();
+        next.commit(prepared).await;
+        assert!(path("more.sock").exists());
+        assert_eq!(next.drain(PATIENCE).await, 0);
+        assert_eq!((path("front.sock").exists(), path("more.sock").exists()), (true, false));
+        assert!(UnixStream::connect(path("front.sock")).is_ok());
     });
 }
 

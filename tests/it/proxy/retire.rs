@@ -98,6 +98,21 @@ async fn what_is_under_way_is_counted_by_version_until_it_ends() {
 }
 
 #[tokio::test]
+async fn a_version_with_a_request_keeps_its_counters_however_many_leave_after_it() {
+    let endless = endless().await;
+    let mut proxy = proxy(&deployed(&endless, &["v1", "v2"], "")).await;
+    let kept = streaming(&proxy, "v2").await;
+    for number in 0..130 {
+        proxy.reload(&deployed(&endless, &["v1", &format!("n{number}")], "")).await.unwrap();
+    }
+    assert_eq!(under_way(&proxy), ["v2: 1 + 0"]);
+    drop(kept);
+    let counted = r#"gradual_requests_total{worker="shop",version="v2","#;
+    let metrics = || proxy.registry.render(&Gauges::default());
+    eventually("its end is counted", || metrics().contains(counted)).await;
+}
+
+#[tokio::test]
 async fn without_a_grace_nothing_is_ended() {
     let endless = endless().await;
     let mut proxy = proxy(&deployed(&endless, &["v1", "v2"], SOON)).await;
