@@ -295,6 +295,19 @@ impl ResponseBody {
         }
     }
 
+    /// Where a large body is the only one of its connection, the next piece is read when this one has left. So pieces may be
+    /// larger, as nothing that is read ahead must fit beside what is held; over TLS there are records, too.
+    fn read_on_demand(&self, length: usize) {
+        if length >= LARGE
+            && let Some(meter) = &self.meter
+            && let Content::Upstream(Upstreamed { lease: Some(lease), .. }) = &self.content
+            && !meter.client.tls
+            && !meter.client.watch.is_http2()
+        {
+            lease.read_for(&meter.client.watch);
+        }
+    }
+
     /// From when on it may be longer than its stream's window, it is looked after by itself.
     fn follow(&mut self) {
         if self.unread.is_none()
@@ -418,8 +431,10 @@ impl Body for ResponseBody {
                 #[cfg(test)]
                 super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "body");
                 if let (Some(meter), Some(data)) = (&mut this.meter, frame.data_ref()) {
-                    meter.response_bytes += data.len() as u64;
+                    let length = data.len();
+                    meter.response_bytes += length as u64;
                     this.follow();
+                    this.read_on_demand(length);
                 }
                 this.end_if_over();
             }
@@ -488,6 +503,9 @@ impl Upstreamed {
         }
     }
 }
+
+/// A piece as large as comes only of a large body.
+const LARGE: usize = 32 << 10;
 
 /// Expires when nothing has happened for so long. Costs a timer only once something had to be waited for.
 pub(super) struct Idle {

@@ -22,8 +22,9 @@ use super::body::RequestBody;
 use super::failure::{Failure, Kind};
 use super::panics::EndsWithTask;
 use super::standing::Standing;
-use super::stream::Stream;
+use super::stream::{LARGE_PIECE, Stream};
 use super::tap::{Tap, Tapped, Unanswered};
+use super::watch::Watch;
 
 /// What drives a connection, shared by its task and its users; empty when the connection has ended, or is asleep.
 pub(super) type Codec<C> = Rc<RefCell<Option<C>>>;
@@ -65,6 +66,13 @@ impl Single {
         self.sender.try_send_request(request)
     }
 
+    /// The response is large and for this client.
+    pub(super) fn read_for(&self, client: &Rc<Watch>) {
+        if let Some(tap) = &self.tap {
+            tap.read_for(client);
+        }
+    }
+
     /// The request that was sent last, where it can be sent again as it was: it is known to the byte, and nothing of an
     /// answer has come.
     pub(super) fn unanswered(&self) -> Option<Unanswered> {
@@ -87,7 +95,8 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     // Requests are mostly heads: one buffer costs less than a list of slices.
-    let shaken = http1::Builder::new().writev(false).handshake(TokioIo::new(stream)).await;
+    let mut builder = http1::Builder::new();
+    let shaken = builder.writev(false).max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await;
     shaken.map_err(|error| Failure::because(Kind::ConnectFailed, error))
 }
 
@@ -151,6 +160,9 @@ impl Idle {
     }
 }
 
+/// The most that the codec's buffer grows to: a piece of a large body, which is also the most that a response's head may
+/// have.
+const BUFFER: usize = LARGE_PIECE;
 /// The most idle connections kept to one endpoint, per shard.
 const MAX_IDLE: usize = 1024;
 /// The length of a tick, while there are idle connections that are awake. One that stays idle for a whole tick falls
@@ -209,6 +221,9 @@ impl Pool {
 
     /// Keeps a connection for another request.
     pub(super) fn keep(self: &Rc<Self>, single: Single) {
+        if let Some(tap) = &single.tap {
+            tap.rest();
+        }
         let mut idle = self.idle.borrow_mut();
         if single.tap.is_none()
             || single.sender.is_closed()

@@ -25,8 +25,10 @@ pub(super) enum Socket {
 /// A socket of which some bytes were already read, to find out what is spoken.
 #[derive(Debug)]
 pub(super) struct Peeked {
-    /// Reads at most [`PIECE`] at a time.
+    /// Reads at most `piece` at a time.
     socket: Take<Socket>,
+    /// [`PIECE`], or [`LARGE_PIECE`].
+    piece: u64,
     /// Read but not consumed; given back first.
     prefix: Bytes,
     /// Counts the connection for as long as the socket is open, whatever becomes of it.
@@ -73,6 +75,7 @@ impl Peeked {
     pub(super) fn uncounted(socket: Socket) -> Self {
         Self {
             socket: socket.take(PIECE),
+            piece: PIECE,
             prefix: Bytes::new(),
             _descriptor: None,
             _slot: None,
@@ -92,7 +95,7 @@ impl Peeked {
         }
     }
 
-    /// Reads where something is unusual: the prefix first, at most [`PIECE`], and a reset rather than an end.
+    /// Reads where something is unusual: the prefix first, at most a piece, and a reset rather than an end.
     #[inline(never)]
     fn poll_unusual(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if !self.prefix.is_empty() {
@@ -105,7 +108,7 @@ impl Peeked {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        self.socket.set_limit(PIECE);
+        self.socket.set_limit(self.piece);
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
         // The reset has been told to who wrote; now it would look like an end.
         let is_end = buf.filled().len() == before && buf.remaining() > 0 && self.writing == Writing::Broken;
@@ -170,6 +173,16 @@ impl Stream {
         self.peeked().socket.get_ref().has_ended()
     }
 
+    /// Has pieces of large bodies be read whole, or only as large as where something is read ahead.
+    pub(super) fn read_large(&mut self, large: bool) {
+        let piece = if large { LARGE_PIECE as u64 } else { PIECE };
+        match self {
+            Self::Plain(stream) => stream.piece = piece,
+            Self::ServerTls(stream) => stream.get_mut().0.piece = piece,
+            Self::ClientTls(stream) => stream.get_mut().0.piece = piece,
+        }
+    }
+
     fn peeked(&self) -> &Peeked {
         match self {
             Self::Plain(stream) => stream,
@@ -211,6 +224,10 @@ impl Socket {
 /// has room for makes more room, up to some hundred kilobytes, and then holds as much for a client that does not read; hence
 /// one byte less than a power of two.
 const PIECE: u64 = (64 << 10) - 1;
+
+/// The most where nothing is read ahead of who takes it. What is held and the codec's next buffer, which the last piece but
+/// one was in, fit into a quarter of a mebibyte together (`tests/it/limits/memory.rs`).
+pub(super) const LARGE_PIECE: usize = 96 << 10;
 
 /// The most that one look at a new connection reads: a usual request's head.
 const PEEK: usize = 2048;
@@ -283,7 +300,7 @@ impl AsyncRead for Peeked {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // As nearly always, several times a request.
-        if this.prefix.is_empty() && this.writing != Writing::Broken && buf.remaining() as u64 <= PIECE {
+        if this.prefix.is_empty() && this.writing != Writing::Broken && buf.remaining() as u64 <= this.piece {
             return Pin::new(this.socket.get_mut()).poll_read(cx, buf);
         }
         this.poll_unusual(cx, buf)

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::RequestBody;
 use super::stream::Stream;
+use super::watch::Watch;
 
 /// The codec's end of a connection.
 pub(super) struct Tapped(pub(super) Rc<Tap>);
@@ -31,6 +32,10 @@ pub(super) struct Tap {
     written: Cell<bool>,
     /// Whether a byte came back since.
     heard: Cell<bool>,
+    /// The client that a large body is for: while something waits for it, nothing is read ahead.
+    reader: RefCell<Option<Rc<Watch>>>,
+    /// Whether there is one; asked at every read.
+    is_large: Cell<bool>,
 }
 
 /// A request that failed, and that can be sent again as it was.
@@ -51,6 +56,8 @@ impl Tap {
             copies: Cell::new(false),
             written: Cell::new(false),
             heard: Cell::new(false),
+            reader: RefCell::new(None),
+            is_large: Cell::new(false),
         })
     }
 
@@ -60,6 +67,32 @@ impl Tap {
         self.written.set(false);
         self.heard.set(false);
         self.sent.borrow_mut().clear();
+    }
+
+    /// The response is large and for this client.
+    pub(super) fn read_for(&self, client: &Rc<Watch>) {
+        if !self.is_large.replace(true) {
+            self.reader.replace(Some(Rc::clone(client)));
+            if let Some(stream) = &mut *self.stream.borrow_mut() {
+                stream.read_large(true);
+            }
+        }
+    }
+
+    /// The response is over.
+    pub(super) fn rest(&self) {
+        if self.is_large.replace(false) {
+            self.reader.take();
+            if let Some(stream) = &mut *self.stream.borrow_mut() {
+                stream.read_large(false);
+            }
+        }
+    }
+
+    /// Whether the client of a large body has taken what it was sent; the task is woken when it has.
+    #[inline(never)]
+    fn is_wanted(&self, cx: &Context<'_>) -> bool {
+        self.reader.borrow().as_ref().is_none_or(|client| client.has_room(cx))
     }
 
     /// The request that was begun last, where it was copied and not a byte came back.
@@ -126,6 +159,9 @@ fn gone() -> io::Error {
 impl AsyncRead for Tapped {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let tap = &*self.get_mut().0;
+        if tap.is_large.get() && !tap.is_wanted(cx) {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let mut stream = tap.stream.borrow_mut();
         let Some(stream) = stream.as_mut() else { return Poll::Ready(Err(gone())) };

@@ -32,6 +32,7 @@ use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
 use super::tap::Unanswered;
 use super::tls::UpstreamConnector;
+use super::watch::Watch;
 use crate::config::{HealthCheck, Scheme};
 
 /// One place where requests of a version can go, as one shard knows it.
@@ -561,6 +562,13 @@ impl Lease {
         match &self.connection {
             Connection::Single(single) => single.unanswered(),
             Connection::Shared(_) => None,
+        }
+    }
+
+    /// The response is large and for this client, who is sent nothing else meanwhile.
+    pub(super) fn read_for(&self, client: &Rc<Watch>) {
+        if let Connection::Single(single) = &self.connection {
+            single.read_for(client);
         }
     }
 

@@ -132,6 +132,8 @@ const EXCHANGE: usize = 34 << 10;
 const OVER_SHARE: Duration = Duration::from_secs(10);
 /// A piece that is handed over although there is no room: for a stream that is read it is gone at once.
 const SMALL: usize = 2 << 10;
+/// What such a piece may have where there is enough for all streams: as much as a frame.
+const FRAME: usize = 16 << 10;
 
 impl Watch {
     /// For a connection that begins now, and may hold so many bytes of bodies; of several streams that are not read, `most`.
@@ -218,13 +220,27 @@ impl Watch {
             return Some(usize::MAX);
         }
         if held < self.bound() {
-            return Some(SMALL);
+            let share = (self.bound() - held) / self.requests.get().max(1) as usize;
+            return Some(share.clamp(SMALL, FRAME));
         }
+        self.wake_when_room(cx);
+        None
+    }
+
+    /// Whether a piece of any size may be held for the client; if not, the task is woken when one may.
+    pub(super) fn has_room(&self, cx: &Context<'_>) -> bool {
+        let has_room = self.held.get() < self.room;
+        if !has_room {
+            self.wake_when_room(cx);
+        }
+        has_room
+    }
+
+    fn wake_when_room(&self, cx: &Context<'_>) {
         let mut blocked = self.blocked.borrow_mut();
         if !blocked.iter().any(|waker| waker.will_wake(cx.waker())) {
             blocked.push(cx.waker().clone());
         }
-        None
     }
 
     /// How much may be held as things are.
@@ -269,6 +285,10 @@ impl Watch {
     pub(super) fn given_up(&self, count: usize) {
         self.held.set(self.held.get().saturating_sub(count));
         self.wake_blocked();
+    }
+
+    pub(super) fn is_http2(&self) -> bool {
+        self.ledger.get().is_some()
     }
 
     /// So long may a response be that fits into its stream's window in any case; over HTTP/1.1, any.
