@@ -44,6 +44,7 @@ mod standing;
 mod stream;
 mod tap;
 mod tls;
+mod trailers;
 mod tunnel;
 mod turned_away;
 mod unread;

@@ -225,6 +225,7 @@ static LIMITS: Section = Section {
         key("http2_connection_window", SIZE, "The same, for all request bodies of a connection together.").or("1MiB"),
         key("http2_control_frames", Kind::Integer { least: 50, most: 1 << 20 }, "The most HTTP/2 frames that bring nothing on (resets, PING, SETTINGS, empty frames, …) between two requests that complete, and in a minute besides; more ends the connection.").or("1000"),
         key("send_buffer", SIZE, "The most memory that bodies take which wait for one client, over all its streams.").or("256KiB"),
+        key("kernel_buffer", SIZE, "The most that the kernel keeps of what goes to one client, and of what comes from one upstream connection. Default: what the system lets it grow to."),
         key("request_body_bytes", SIZE, "The most bytes of a request's body; more is 413. Default: any number."),
         key("upstream_connections", Kind::Integer { least: 1, most: 1 << 20 }, "The most connections to one endpoint of an upstream; then requests wait for one.").or("1024"),
         key("upstream_pending", Kind::Integer { least: 0, most: 1 << 20 }, "The most requests that wait for a connection to one endpoint; more are answered 503.").or("1024"),

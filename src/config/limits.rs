@@ -48,6 +48,9 @@ pub struct Limits {
     pub http2_control_frames: u32,
     /// The most memory that bodies take which wait for one client, over all its streams.
     pub send_buffer: usize,
+    /// The most that the kernel keeps of what goes to one client, and of what comes from one upstream connection, in bytes;
+    /// `None`: what the system lets it grow to.
+    pub kernel_buffer: Option<u32>,
     /// The most bytes of a request's body; `None`: any number.
     pub request_body_bytes: Option<u64>,
     /// The most connections to one endpoint.
@@ -78,6 +81,7 @@ impl Default for Limits {
             http2_connection_window: 1 << 20,
             http2_control_frames: 1000,
             send_buffer: 256 << 10,
+            kernel_buffer: None,
             request_body_bytes: None,
             upstream_connections: 1024,
             upstream_pending: 1024,
@@ -115,6 +119,7 @@ pub(super) fn limits(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Limits
             .unwrap_or(default.http2_connection_window),
         http2_control_frames: number(fields, "http2_control_frames").unwrap_or(default.http2_control_frames),
         send_buffer: size(walk, fields, "send_buffer", 16 << 10..=64 << 20).unwrap_or(default.send_buffer),
+        kernel_buffer: size(walk, fields, "kernel_buffer", 4 << 10..=64 << 20),
         request_body_bytes: size(walk, fields, "request_body_bytes", 0..=1 << 40),
         upstream_connections: number(fields, "upstream_connections").unwrap_or(default.upstream_connections),
         upstream_pending: number(fields, "upstream_pending").unwrap_or(default.upstream_pending),

@@ -109,7 +109,11 @@ impl Exchange {
         let choice = balance::choose(&endpoints, draw, once).ok_or(none)?;
         drop(endpoints);
         let limits = &self.meter.snapshot.blueprint.config.limits;
-        let bounds = Bounds { connections: limits.upstream_connections, pending: limits.upstream_pending };
+        let bounds = Bounds {
+            connections: limits.upstream_connections,
+            pending: limits.upstream_pending,
+            kernel_buffer: limits.kernel_buffer,
+        };
         let timeouts = *worker.timeouts();
         note(&mut self.meter, &choice);
         Ok((choice, timeouts, bounds))

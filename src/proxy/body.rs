@@ -7,18 +7,17 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::failure::Source;
-use super::head;
 use super::piece::Piece;
 use super::record::Meter;
+use super::trailers;
 use super::unread::Unread;
-use super::upstream::Lease;
+use super::upstream::{HEADER_LIST, Lease};
 
 /// A request's body on its way to an upstream, whatever codec reads it.
 pub(super) struct RequestBody {
@@ -26,6 +25,8 @@ pub(super) struct RequestBody {
     inner: Option<(AnyBody, Rc<Progress>)>,
     /// Whether what is left is taken where nobody wants it: over HTTP/1.1.
     drained: bool,
+    /// The most bytes of trailers.
+    most_trailers: u32,
 }
 
 type AnyBody = Pin<Box<dyn Body<Data = Bytes, Error = Source>>>;
@@ -135,15 +136,20 @@ pub(super) struct TooSlow;
 
 impl RequestBody {
     /// No body.
-    pub(super) const EMPTY: Self = Self { inner: None, drained: false };
+    pub(super) const EMPTY: Self = Self { inner: None, drained: false, most_trailers: 0 };
 
     /// A body that reports its progress. `drained`: what nobody wants of it is taken all the same, for a while.
-    pub(super) fn new<B>(body: B, progress: &Rc<Progress>, drained: bool) -> Self
+    /// `most_trailers`: bytes of a trailer section, as [`trailers::clean`] has it.
+    pub(super) fn new<B>(body: B, progress: &Rc<Progress>, drained: bool, most_trailers: u32) -> Self
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<Source>,
     {
-        Self { inner: Some((Box::pin(body.map_err(Into::into)), Rc::clone(progress))), drained }
+        Self {
+            inner: Some((Box::pin(body.map_err(Into::into)), Rc::clone(progress))),
+            drained,
+            most_trailers,
+        }
     }
 }
 
@@ -184,6 +190,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        let most_trailers = self.most_trailers;
         let Some((inner, progress)) = &mut self.inner else { return Poll::Ready(None) };
         if progress.unwanted.get() {
             return Poll::Ready(Some(Err("the answer was complete before the request".into())));
@@ -197,7 +204,7 @@ impl Body for RequestBody {
         progress.last.set(Instant::now());
         progress.ended.set(frame.is_none() || inner.is_end_stream());
         Poll::Ready(match frame {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
                 #[cfg(test)]
                 super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "upload");
                 progress.bytes.set(progress.bytes.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
@@ -205,7 +212,13 @@ impl Body for RequestBody {
                     progress.is_too_large.set(true);
                     return Poll::Ready(Some(Err("the request's body is too large".into())));
                 }
-                Some(Ok(clean_trailers(frame)))
+                if let Some(trailers) = frame.trailers_mut()
+                    && let Err(error) = trailers::clean(trailers, most_trailers as usize)
+                {
+                    progress.failed.set(true);
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some(Ok(frame))
             }
             Some(Err(error)) => {
                 progress.failed.set(true);
@@ -490,9 +503,15 @@ impl Upstreamed {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Poll::Ready(frame) => {
+            Poll::Ready(mut frame) => {
                 self.idle.touch();
-                Poll::Ready(frame.map(|frame| frame.map(clean_trailers).map_err(Source::from)))
+                if let Some(Ok(frame)) = &mut frame
+                    && let Some(trailers) = frame.trailers_mut()
+                    && let Err(error) = trailers::clean(trailers, HEADER_LIST as usize / 2)
+                {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Source::from)))
             }
             Poll::Pending => {
                 ready!(self.idle.poll_expired(cx));
@@ -538,22 +557,6 @@ impl Idle {
             }
             timer.as_mut().reset(due.into());
         }
-    }
-}
-
-/// Removes what may not stand in a trailer section (RFC 9110 section 6.5.1).
-fn clean_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
-    if let Some(trailers) = frame.trailers_mut() {
-        remove_forbidden(trailers);
-    }
-    frame
-}
-
-fn remove_forbidden(trailers: &mut HeaderMap) {
-    let forbidden: Vec<_> =
-        trailers.keys().filter(|name| head::forbidden_in_trailers(name)).cloned().collect();
-    for name in forbidden {
-        trailers.remove(name);
     }
 }
 

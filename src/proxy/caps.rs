@@ -167,7 +167,7 @@ mod tests {
 
     /// How a request asks where there may be so many connections.
     fn asks(connections: usize) -> Asks {
-        let bounds = Bounds { connections, pending: 1 };
+        let bounds = Bounds { connections, pending: 1, kernel_buffer: None };
         Asks { need: Need::Request, fresh: false, once: false, patience: PATIENCE, bounds }
     }
 

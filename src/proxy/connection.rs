@@ -107,6 +107,7 @@ pub(super) fn begin(
         tokio::task::spawn_local(turn_away(Rc::clone(shard), listener, socket));
         return false;
     };
+    socket.send_at_most(listener.limits().kernel_buffer);
     tokio::task::spawn_local(serve(Rc::clone(shard), Rc::clone(slot), socket, descriptor, address));
     true
 }
@@ -405,7 +406,9 @@ fn count_refusal(client: &Client, kind: Kind) {
 async fn speak_http2(client: Rc<Client>, stream: Stream) -> io::Result<()> {
     let of_client = Rc::clone(&client);
     let listener = client.listener.current();
-    let ledger = Rc::new(Ledger::new(listener.limits().http2_control_frames, Instant::now()));
+    let limits = listener.limits();
+    let most_trailers = u32::try_from(limits.header_bytes / 4).unwrap_or(u32::MAX);
+    let ledger = Rc::new(Ledger::new(limits.http2_control_frames, most_trailers, Instant::now()));
     client.watch.frames(&ledger);
     let of_ledger = Rc::clone(&ledger);
     let service = service_fn(move |request: Request<Incoming>| {

@@ -163,6 +163,9 @@ pub(super) struct Ledger {
     last_stream: Cell<u32>,
     /// The stream of the last head to begin, trailers among them.
     head_of: Cell<u32>,
+    /// The stream whose trailers came last, how many bytes of them, and the most that there may be.
+    trailers: Cell<(u32, u32)>,
+    most_trailers: u32,
     refusals: Refusals,
     ended: Cell<Option<Ended>>,
     filled_at: Cell<Instant>,
@@ -170,13 +173,15 @@ pub(super) struct Ledger {
     window: Cell<u32>,
 }
 
-/// Why the codec itself has ended a connection.
+/// Why a connection has ended, mostly by the codec itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// The client is to calm down.
     Calm,
     /// A head is much larger than is allowed.
     HeadTooLarge,
+    /// Trailers are so long that it would leave some of them out without a word: here we end it.
+    TrailersTooLarge,
     /// What came is no HTTP/2.
     Malformed,
 }
@@ -191,8 +196,8 @@ const PER_FRAME: i64 = 3;
 const BYTES_PER_FRAME: u32 = 1024;
 
 impl Ledger {
-    /// An account for so many frames.
-    pub(super) fn new(most: u32, now: Instant) -> Self {
+    /// An account for so many frames, where trailers may have so many bytes, compressed.
+    pub(super) fn new(most: u32, most_trailers: u32, now: Instant) -> Self {
         Self {
             most: most.into(),
             left: Cell::new(most.into()),
@@ -200,6 +205,8 @@ impl Ledger {
             is_cut: Cell::new(false),
             last_stream: Cell::new(0),
             head_of: Cell::new(0),
+            trailers: Cell::new((0, 0)),
+            most_trailers,
             refusals: Refusals::default(),
             ended: Cell::new(None),
             filled_at: Cell::new(now),
@@ -259,13 +266,31 @@ impl Ledger {
                 if head.stream > self.last_stream.get() {
                     self.last_stream.set(head.stream);
                     self.refusals.stream_began();
+                } else {
+                    self.trailers_came(head, 0);
                 }
                 return;
             }
-            CONTINUATION => self.within_head.set(head.flags & END_HEADERS == 0),
+            CONTINUATION => {
+                self.within_head.set(head.flags & END_HEADERS == 0);
+                let (stream, before) = self.trailers.get();
+                if head.stream == stream {
+                    self.trailers_came(head, before);
+                }
+            }
             _ => {}
         }
         self.left.set(self.left.get() - 1);
+    }
+
+    /// A frame of trailers, of which so many bytes came before.
+    fn trailers_came(&self, head: Head, before: u32) {
+        let bytes = before.saturating_add(head.length);
+        self.trailers.set((head.stream, bytes));
+        if bytes > self.most_trailers {
+            self.ended.set(Some(Ended::TrailersTooLarge));
+            self.left.set(-1);
+        }
     }
 
     /// A frame to the client; whether the codec says by it on its own that a head is too large.
@@ -363,7 +388,7 @@ mod tests {
     }
 
     fn observer(most: u32, preface: usize) -> (Rc<Ledger>, Observer) {
-        let ledger = Rc::new(Ledger::new(most, Instant::now()));
+        let ledger = Rc::new(Ledger::new(most, 1000, Instant::now()));
         (Rc::clone(&ledger), Observer::new(&ledger, preface))
     }
 
@@ -443,7 +468,7 @@ mod tests {
     #[test]
     fn a_ping_now_and_then_is_paid_for_by_time() {
         let begun = Instant::now();
-        let ledger = Rc::new(Ledger::new(1000, begun));
+        let ledger = Rc::new(Ledger::new(1000, 1000, begun));
         let mut observer = Observer::new(&ledger, 0);
         for second in 0..10_000 {
             assert!(observer.read(&frame(PING, 0, 0, &[0; 8])));
@@ -514,6 +539,22 @@ mod tests {
             observer.written(&frame(GOAWAY, 0, 0, &said));
             assert_eq!(ledger.codec_ended(), why, "{reason} {debug}");
         }
+    }
+
+    #[test]
+    fn trailers_may_have_so_many_bytes_over_all_their_frames() {
+        let (ledger, mut observer) = observer(1000, 0);
+        assert!(
+            observer.read(&frame(HEADERS, END_HEADERS, 1, &[b'x'; 2000])),
+            "a head is the codec's business"
+        );
+        assert!(observer.read(&frame(HEADERS, 0, 1, &[b'x'; 600])));
+        assert!(observer.read(&frame(CONTINUATION, END_HEADERS, 1, &[b'x'; 400])));
+        assert!(observer.read(&frame(HEADERS, 0, 3, &[b'x'; 600])));
+        assert!(observer.read(&frame(CONTINUATION, END_HEADERS, 3, &[b'x'; 2000])), "a head, too");
+        assert!(observer.read(&frame(HEADERS, 0, 3, &[b'x'; 600])));
+        assert!(!observer.read(&frame(CONTINUATION, 0, 3, &[b'x'; 401])));
+        assert_eq!(ledger.codec_ended(), Some(Ended::TrailersTooLarge));
     }
 
     #[test]

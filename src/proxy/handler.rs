@@ -144,9 +144,10 @@ impl Exchange {
             RequestBody::EMPTY
         } else {
             let most = meter.limits().request_body_bytes.unwrap_or(u64::MAX);
+            let most_trailers = u32::try_from(meter.limits().header_bytes / 2).unwrap_or(u32::MAX);
             let progress = Rc::new(Progress::new(meter.started, most, declared.is_some()));
             meter.progress = Some(Rc::clone(&progress));
-            RequestBody::new(body, &progress, drained)
+            RequestBody::new(body, &progress, drained, most_trailers)
         };
         let request = Some(Request::from_parts(parts, body));
         Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default() }))

@@ -133,6 +133,7 @@ fn too_large(client: &Rc<Client>) {
 pub(super) fn record_end(client: &Rc<Client>, ledger: &Ledger) {
     record(client, ledger);
     match ledger.codec_ended() {
+        Some(Ended::TrailersTooLarge) => client.shard.limited(Limit::HeaderBytes),
         _ if ledger.is_overdrawn() => client.shard.limited(Limit::Http2ControlFrames),
         Some(Ended::Calm) => client.shard.limited(Limit::Http2ControlFrames),
         Some(Ended::HeadTooLarge) => too_large(client),

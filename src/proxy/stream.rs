@@ -199,6 +199,26 @@ impl Stream {
 }
 
 impl Socket {
+    /// Has the kernel keep at most so many bytes of what is sent, where that is bounded. It counts what it needs besides
+    /// itself, and has bounds of its own.
+    pub(super) fn send_at_most(&self, bytes: Option<u32>) {
+        let Some(bytes) = bytes else { return };
+        // That is refused for no open socket.
+        let _ = match self {
+            Self::Tcp(socket) => SockRef::from(socket).set_send_buffer_size(bytes as usize),
+            Self::Unix(socket) => SockRef::from(socket).set_send_buffer_size(bytes as usize),
+        };
+    }
+
+    /// The same for what is received.
+    pub(super) fn receive_at_most(&self, bytes: Option<u32>) {
+        let Some(bytes) = bytes else { return };
+        let _ = match self {
+            Self::Tcp(socket) => SockRef::from(socket).set_recv_buffer_size(bytes as usize),
+            Self::Unix(socket) => SockRef::from(socket).set_recv_buffer_size(bytes as usize),
+        };
+    }
+
     /// Whether the system has neither bytes nor an end or error for it.
     fn is_quiet(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];

@@ -109,7 +109,7 @@ const MAX_STREAMS: usize = 100;
 /// together have room for each of them, so that those of one such client take it from no other.
 const STREAM_WINDOW: u32 = 64 << 10;
 /// The most bytes of a response's head over HTTP/2.
-const HEADER_LIST: u32 = 256 << 10;
+pub(super) const HEADER_LIST: u32 = 256 << 10;
 /// An HTTP/2 connection is asked so often whether its upstream is alive, and the upstream given so long to say so: one that
 /// is silently gone would cost every request its whole deadline.
 const PING: Duration = Duration::from_secs(20);
@@ -146,6 +146,8 @@ pub(super) struct Bounds {
     pub(super) connections: usize,
     /// Requests that wait for one.
     pub(super) pending: usize,
+    /// Bytes that the kernel keeps of what comes on each connection; `None`: as many as it likes.
+    pub(super) kernel_buffer: Option<u32>,
 }
 
 /// What a request that waited gets.
@@ -297,7 +299,7 @@ impl Endpoint {
             let (standing, census) = (Arc::clone(&self.standing), Arc::clone(&self.census));
             tokio::task::spawn_local(caps::make_room(Rc::downgrade(self), standing, census));
         }
-        let dialed = tokio::time::timeout_at(due, self.dial(asks.need, slot)).await;
+        let dialed = tokio::time::timeout_at(due, self.dial(asks, slot)).await;
         let connection = dialed.map_err(|_| Failure::new(Kind::ConnectTimeout))??;
         Ok((connection, false))
     }
@@ -354,7 +356,7 @@ impl Endpoint {
         connections.iter().find(free).map(Connection::shared)
     }
 
-    async fn dial(&self, need: Need, slot: Slot) -> Result<Connection, Failure> {
+    async fn dial(&self, asks: Asks, slot: Slot) -> Result<Connection, Failure> {
         let failed = |error: std::io::Error| {
             self.standing.refused(&error);
             Failure::of_connect(error)
@@ -368,20 +370,21 @@ impl Endpoint {
             }
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
+        socket.receive_at_most(asks.bounds.kernel_buffer);
         self.standing.connected();
         let plain = Peeked::to_upstream(socket, descriptor, slot);
         let Some((connector, name)) = &self.tls else {
             let http2 = self.key.scheme == Scheme::H2c;
-            return self.speak(Stream::Plain(plain), http2, need).await;
+            return self.speak(Stream::Plain(plain), http2, asks.need).await;
         };
-        let config = if need == Need::Tunnel { &connector.http1 } else { &connector.any };
+        let config = if asks.need == Need::Tunnel { &connector.http1 } else { &connector.any };
         let stream = TlsConnector::from(config.clone()).connect(name.clone(), plain).await;
         let stream = stream.map_err(|error| Failure::because(Kind::TlsFailed, error))?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        if need == Need::Request {
+        if asks.need == Need::Request {
             self.chose_http2.set(Some(http2));
         }
-        self.speak(Stream::ClientTls(Box::new(stream)), http2, need).await
+        self.speak(Stream::ClientTls(Box::new(stream)), http2, asks.need).await
     }
 
     /// A descriptor for a connection. Where there is none, idle connections to whatever upstream are closed first.

@@ -1,8 +1,15 @@
 //! How much clients of HTTP/2 may send ahead, and how much may wait for them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
+
 use super::limited;
 use super::wire::{GOAWAY, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, Wire, get};
-use crate::support::backend;
+use crate::support::{backend, raw_backend};
 
 /// The window that SETTINGS give to each stream, and what is added to that of the connection.
 async fn granted(limits: &str) -> (u32, u32) {
@@ -71,4 +78,40 @@ async fn send_buffer_is_what_may_wait_for_one_client_over_all_its_streams() {
     let (little, much) = (upstream_connections("16KiB").await, upstream_connections("64MiB").await);
     // Beyond little, answers stay at their upstreams and hold their connections.
     assert!(little >= 50 && much <= 20, "{little} {much}");
+}
+
+/// How much an upstream gets rid of for a client that reads nothing.
+async fn sent(limits: &str) -> usize {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let v1 = raw_backend(move |mut socket| {
+        let sent = Arc::clone(&counted);
+        async move {
+            SockRef::from(&socket).set_send_buffer_size(4 << 10).unwrap();
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+            socket.write_all(head).await.unwrap();
+            while let Ok(count) = socket.write(&[b'x'; 4 << 10]).await {
+                sent.fetch_add(count, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let proxy = limited(limits, &v1).await;
+    let mut client = proxy.connect().await;
+    client.send("GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    let (mut before, mut since) = (0, Instant::now());
+    while before == 0 || since.elapsed() < Duration::from_millis(500) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = sent.load(Ordering::SeqCst);
+        if now > before {
+            (before, since) = (now, Instant::now());
+        }
+    }
+    before
+}
+
+#[tokio::test]
+async fn kernel_buffer_is_what_the_kernel_keeps_for_each_side() {
+    let (little, much) = (sent("kernel_buffer = \"8KiB\"").await, sent("kernel_buffer = \"100KiB\"").await);
+    assert!(little + (100 << 10) < much, "{little} {much}");
 }
