@@ -159,6 +159,9 @@ impl Registry {
             };
             let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
             checks.retain(|(worker, version, _), _| is_known((worker, version)));
+            drop(checks);
+            let mut ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
+            ejections.retain(|(worker, version, _), _| is_known((worker, version)));
         }
         recorder
     }
@@ -218,7 +221,8 @@ impl Registry {
     pub fn render(&self, gauges: &Gauges) -> String {
         let reloads = [self.reloads[0].load(Ordering::Relaxed), self.reloads[1].load(Ordering::Relaxed)];
         let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
-        let ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner);
+        // A shard may be about to count one, and must not wait for the whole page.
+        let ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let process = Process {
             reloads,
             upgrades: self.upgrades(),
@@ -357,6 +361,7 @@ mod tests {
         let series = registry.version(0, &worker(), &version(id));
         series.request(None, 200, Duration::ZERO);
         registry.checked(&worker(), &version(id), "http://127.0.0.1:3001", true);
+        registry.ejected(&worker(), &version(id), "http://127.0.0.1:3001");
         series
     }
 
@@ -371,6 +376,7 @@ mod tests {
         let known: Vec<_> = (0..300).filter(|number| mentions(&registry, &format!("v{number}"))).collect();
         assert_eq!(known, (200..300).collect::<Vec<_>>());
         assert_eq!(registry.checks.lock().unwrap().len(), RETIRED + 1);
+        assert_eq!(registry.ejections.lock().unwrap().len(), RETIRED + 1);
         // What is held has never been forgotten, and counts on.
         in_use.request(None, 200, Duration::ZERO);
         let counted = r#"gradual_requests_total{worker="shop",version="in-use",reason="",status="2xx"} 2"#;

@@ -5,6 +5,7 @@
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
 mod accept;
+mod asks;
 mod attempt;
 mod balance;
 mod body;

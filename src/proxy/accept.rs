@@ -59,10 +59,15 @@ impl Accepting {
         self.slot.replace(blueprint, index);
     }
 
-    /// Stops accepting; returns when nothing is queued and the socket is closed.
-    pub(super) async fn end(self) {
-        drop(self.stops);
-        for task in self.tasks {
+    /// Stops accepting, all at once; returns when nothing is queued and the sockets are closed.
+    pub(super) async fn end_all(all: impl IntoIterator<Item = Self>) {
+        // None is to accept what another has no descriptor for any more.
+        let stopped = |one: Self| {
+            drop(one.stops);
+            one.tasks
+        };
+        let tasks: Vec<_> = all.into_iter().flat_map(stopped).collect();
+        for task in tasks {
             let _ = task.await;
         }
     }

@@ -13,13 +13,14 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use super::asks::{Asks, Bounds, Need};
 use super::balance::{self, Choice};
 use super::body::RequestBody;
 use super::failure::{Failure, Kind};
 use super::handler::{Exchange, chosen, failed};
 use super::record::Meter;
 use super::tap::Unanswered;
-use super::upstream::{Asks, Bounds, Endpoint, Lease, Need};
+use super::upstream::{Endpoint, Lease};
 use super::wait::Wait;
 use crate::config::Timeouts;
 use crate::metrics::Retry;

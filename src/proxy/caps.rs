@@ -122,7 +122,8 @@ mod tests {
 
     use super::*;
     use crate::config::Scheme;
-    use crate::proxy::upstream::{Asks, Bounds, EndpointKey, Need, Target};
+    use crate::proxy::asks::{Asks, Bounds, Need};
+    use crate::proxy::upstream::{EndpointKey, Target};
 
     #[test]
     fn there_are_never_more_connections_than_there_may_be_and_an_ended_one_makes_room() {

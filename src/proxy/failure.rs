@@ -94,10 +94,11 @@ impl Failure {
     }
 }
 
-/// Whether an error says that this process is at its end: of descriptors, ports or memory.
+/// Whether an error says that this process is at its end: of descriptors or memory. Where there is no port or address left to
+/// reach one endpoint from (EADDRNOTAVAIL), another may be reached all the same.
 pub(super) fn is_our_own(error: &std::io::Error) -> bool {
     use rustix::io::Errno;
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     errno.is_some_and(|errno| ours.contains(&errno))
 }
@@ -253,10 +254,10 @@ mod tests {
     #[test]
     fn what_this_process_has_none_left_of_is_no_failure_of_an_upstream() {
         let kind = |errno: Errno| Failure::of_connect(std::io::Error::from(errno)).kind;
-        for ours in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::ADDRNOTAVAIL, Errno::NOBUFS] {
+        for ours in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
             assert_eq!(kind(ours), Kind::Exhausted);
         }
-        for theirs in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT] {
+        for theirs in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::TIMEDOUT, Errno::ADDRNOTAVAIL] {
             assert_eq!(kind(theirs), Kind::ConnectFailed);
         }
         assert!(!Kind::Exhausted.is_upstream() && Kind::ConnectFailed.is_upstream());

@@ -137,9 +137,7 @@ async fn drain(shard: Rc<Shard>, done: oneshot::Sender<()>) {
     shard.drain.begun.set(true);
     shard.drain.begin.notify_waiters();
     let all: Vec<_> = shard.accepting.borrow_mut().drain().map(|(_, accepting)| accepting).collect();
-    for accepting in all {
-        accepting.end().await;
-    }
+    Accepting::end_all(all).await;
     while shard.is_busy() {
         shard.drain.ended.notified().await;
     }
@@ -196,9 +194,7 @@ impl Shard {
             }
         }
         *self.accepting.borrow_mut() = now;
-        for accepting in before.into_values() {
-            accepting.end().await;
-        }
+        Accepting::end_all(before.into_values()).await;
         self.endpoints.borrow_mut().retain(|_, endpoint| endpoint.strong_count() > 0);
     }
 

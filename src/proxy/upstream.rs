@@ -22,6 +22,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::TlsConnector;
 
+use super::asks::{Asks, Need};
 use super::body::RequestBody;
 use super::caps::{self, Slot};
 use super::census::{Census, Descriptor};
@@ -117,38 +118,6 @@ const PONG: Duration = Duration::from_secs(10);
 
 /// What idle connections are given to close, where there is no descriptor.
 const CLOSING: Duration = Duration::from_millis(10);
-
-/// What a request needs of its connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Any connection.
-    Request,
-    /// One that can become a tunnel.
-    Tunnel,
-}
-
-/// How a request asks for a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Asks {
-    pub(super) need: Need,
-    /// Not one that was idle.
-    pub(super) fresh: bool,
-    /// Whether the request can be sent only once, so that its connection must be as sure as can be.
-    pub(super) once: bool,
-    /// How long it may take.
-    pub(super) patience: Duration,
-    pub(super) bounds: Bounds,
-}
-
-/// What there may be at most to one endpoint, over all shards.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) connections: usize,
-    /// Requests that wait for one.
-    pub(super) pending: usize,
-    /// Bytes that the kernel keeps of what comes on each connection; `None`: as many as it likes.
-    pub(super) kernel_buffer: Option<u32>,
-}
 
 /// What a request that waited gets.
 enum Room {
@@ -270,7 +239,10 @@ impl Endpoint {
         }
         let _waits = self.standing.caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
         let permit = tokio::time::timeout_at(due, self.dialing.acquire()).await;
-        let permit = permit.map_err(|_| Failure::new(Kind::ConnectTimeout))?;
+        // Whoever has the turn may wait for room itself: that is nobody's failure.
+        let is_full = self.pool.waiting.get() > 0;
+        let late = if is_full { Kind::Overloaded } else { Kind::ConnectTimeout };
+        let permit = permit.map_err(|_| Failure::new(late))?;
         permit.map_err(|closed| Failure::because(Kind::ConnectFailed, closed))
     }
 
@@ -330,18 +302,21 @@ impl Endpoint {
     }
 
     fn look_for_room(&self, asks: Asks) -> Option<Room> {
-        if asks.need == Need::Request {
-            if let Some(idle) = self.pool.take(true) {
-                return Some(Room::Kept(idle));
-            }
-            if let Some(shared) = self.share() {
-                return Some(Room::Shared(shared));
-            }
+        if asks.need == Need::Request
+            && let Some(idle) = self.pool.take(true)
+        {
+            return Some(Room::Kept(idle));
+        }
+        // What is known to be HTTP/2 carries tunnels, too.
+        if (asks.need == Need::Request || self.key.scheme == Scheme::H2c)
+            && let Some(shared) = self.share()
+        {
+            return Some(Room::Shared(shared));
         }
         let slot = Slot::take(&self.standing, asks.bounds.connections);
         if slot.is_none() {
             // What is idle now cannot become what this one needs.
-            self.pool.give_up(1);
+            self.give_up(1);
         }
         slot.map(Room::New)
     }
@@ -431,17 +406,22 @@ impl Endpoint {
 
     /// Closes idle connections for which requests of other shards wait; half of all where there are no descriptors.
     pub(super) fn make_room(&self) {
-        let mut multiplexed = self.multiplexed.borrow_mut();
-        let is_idle = |connection: &Multiplexed| connection.streams.get() == 0;
+        let multiplexed = self.multiplexed.borrow();
         let mut wanted = self.pool.wanted_elsewhere();
         if self.census.is_spent() {
-            let idle = self.pool.idle() + multiplexed.iter().filter(|one| is_idle(one)).count();
+            let idle = self.pool.idle() + multiplexed.iter().filter(|one| one.streams.get() == 0).count();
             wanted = wanted.max(idle.div_ceil(2));
         }
-        wanted -= self.pool.give_up(wanted);
-        multiplexed.retain(|connection| {
-            let goes = wanted > 0 && is_idle(connection);
-            wanted -= usize::from(goes);
+        drop(multiplexed);
+        self.give_up(wanted);
+    }
+
+    /// Closes so many idle connections at the most.
+    fn give_up(&self, most: usize) {
+        let mut left = most - self.pool.give_up(most);
+        self.multiplexed.borrow_mut().retain(|connection| {
+            let goes = left > 0 && connection.streams.get() == 0;
+            left -= usize::from(goes);
             !goes
         });
     }

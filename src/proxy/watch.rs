@@ -250,14 +250,25 @@ impl Watch {
 
     /// Notes whether an HTTP/2 connection has taken all that was written to it.
     pub(super) fn flows(&self, flows: bool) {
-        if self.flows.replace(flows) != flows {
-            self.wake_blocked();
+        self.flows.set(flows);
+        // What streams hold that are not read may leave little room for the others, but while there is any, these go on: once
+        // a turn of the connection.
+        if flows && self.held.get() < self.most {
+            self.wake_all();
         }
     }
 
     /// Wakes responses that wait for room, if there is enough: each of them would be looked at for every byte otherwise.
     fn wake_blocked(&self) {
-        if self.held.get() <= self.bound() / 4 * 3 && !self.blocked.borrow().is_empty() {
+        // Over HTTP/1.1 there is one response, and what its upstream is read for is to agree with what it asks for.
+        let enough = if self.is_http2() { self.bound() / 4 * 3 } else { self.room - 1 };
+        if self.held.get() <= enough {
+            self.wake_all();
+        }
+    }
+
+    fn wake_all(&self) {
+        if !self.blocked.borrow().is_empty() {
             self.blocked.take().into_iter().for_each(Waker::wake);
         }
     }

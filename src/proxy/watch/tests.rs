@@ -106,14 +106,34 @@ fn what_is_given_up_is_held_no_longer() {
     assert!(watch.allowance(&context) == Some(usize::MAX) && watch.holds_nothing());
 }
 
+/// Counts how often it is woken.
+struct Task(AtomicU64);
+
+impl std::task::Wake for Task {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_waits_goes_on_as_soon_as_there_is_any_room_however_much_others_leave_unread() {
+    let watch = Rc::new(Watch::new(Instant::now(), 10, 100));
+    let unread = watch.hold(Bytes::from_static(&[0; 90]), None);
+    let read = watch.hold(Bytes::from_static(&[0; 10]), None);
+    let task = Arc::new(Task(AtomicU64::new(0)));
+    let waker = Waker::from(Arc::clone(&task));
+    watch.flows(true);
+    assert_eq!(watch.allowance(&Context::from_waker(&waker)), None);
+    watch.flows(true);
+    assert_eq!(task.0.load(Ordering::Relaxed), 0, "there is none");
+    drop(read);
+    watch.flows(true);
+    assert_eq!(task.0.load(Ordering::Relaxed), 1);
+    drop(unread);
+}
+
 #[test]
 fn what_ended_while_it_waited_for_room_is_not_kept_and_what_still_waits_is_woken() {
-    struct Task(AtomicU64);
-    impl std::task::Wake for Task {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
     let task = || Arc::new(Task(AtomicU64::new(0)));
     let begun = Instant::now();
     let watch = Rc::new(Watch::new(begun, 1, 1));
