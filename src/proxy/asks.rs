@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::config::Limits;
+
 /// What a request needs of its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -13,7 +15,7 @@ pub(super) enum Need {
 
 /// How a request asks for a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asks {
+pub(super) struct Asks<'a> {
     pub(super) need: Need,
     /// Not one that was idle.
     pub(super) fresh: bool,
@@ -21,15 +23,6 @@ pub(super) struct Asks {
     pub(super) once: bool,
     /// How long it may take.
     pub(super) patience: Duration,
-    pub(super) bounds: Bounds,
-}
-
-/// What there may be at most to one endpoint, over all shards.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) connections: usize,
-    /// Requests that wait for one.
-    pub(super) pending: usize,
-    /// Bytes that the kernel keeps of what comes on each connection; `None`: as many as it likes.
-    pub(super) kernel_buffer: Option<u32>,
+    /// What there may be of one endpoint.
+    pub(super) limits: &'a Limits,
 }

@@ -13,7 +13,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
-use super::asks::{Asks, Bounds, Need};
+use super::asks::{Asks, Need};
 use super::balance::{self, Choice};
 use super::body::RequestBody;
 use super::failure::{Failure, Kind};
@@ -50,10 +50,11 @@ impl Exchange {
     /// Sends the request to one of its version's endpoints and waits for the response's head.
     pub(super) async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
         let once = self.is_once();
-        let (mut choice, timeouts, bounds) = self.choose(once)?;
+        let (mut choice, timeouts) = self.choose(once)?;
         let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
         loop {
-            let asks = Asks { need, fresh: self.attempts.fresh, once, patience: timeouts.connect, bounds };
+            let limits = self.meter.limits();
+            let asks = Asks { need, fresh: self.attempts.fresh, once, patience: timeouts.connect, limits };
             let mut lease = match choice.endpoint.lease(asks).await {
                 Ok(lease) => lease,
                 Err(failure) => {
@@ -100,8 +101,8 @@ impl Exchange {
         }
     }
 
-    /// Chooses an endpoint of the version, and notes it; with the deadlines and bounds that hold.
-    fn choose(&mut self, once: bool) -> Result<(Choice, Timeouts, Bounds), Failure> {
+    /// Chooses an endpoint of the version, and notes it; with the deadlines that hold.
+    fn choose(&mut self, once: bool) -> Result<(Choice, Timeouts), Failure> {
         let draw = self.meter.client.shard.draw();
         let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
         worker.budget.request();
@@ -109,15 +110,9 @@ impl Exchange {
         let none = if endpoints.is_empty() { Kind::NoUpstream } else { Kind::NoHealthyUpstream };
         let choice = balance::choose(&endpoints, draw, once).ok_or(none)?;
         drop(endpoints);
-        let limits = &self.meter.snapshot.blueprint.config.limits;
-        let bounds = Bounds {
-            connections: limits.upstream_connections,
-            pending: limits.upstream_pending,
-            kernel_buffer: limits.kernel_buffer,
-        };
         let timeouts = *worker.timeouts();
         note(&mut self.meter, &choice);
-        Ok((choice, timeouts, bounds))
+        Ok((choice, timeouts))
     }
 
     /// Whether the request can be sent only once, wherever it goes.

@@ -121,8 +121,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Limits;
     use crate::config::Scheme;
-    use crate::proxy::asks::{Asks, Bounds, Need};
+    use crate::proxy::asks::{Asks, Need};
     use crate::proxy::upstream::{EndpointKey, Target};
 
     #[test]
@@ -167,9 +168,10 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// How a request asks where there may be so many connections.
-    fn asks(connections: usize) -> Asks {
-        let bounds = Bounds { connections, pending: 1, kernel_buffer: None };
-        Asks { need: Need::Request, fresh: false, once: false, patience: PATIENCE, bounds }
+    fn asks(connections: usize) -> Asks<'static> {
+        let limits = Limits { upstream_connections: connections, upstream_pending: 1, ..Limits::default() };
+        let limits = Box::leak(Box::new(limits));
+        Asks { need: Need::Request, fresh: false, once: false, patience: PATIENCE, limits }
     }
 
     fn run(test: impl Future<Output = ()>) {

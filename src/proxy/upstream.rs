@@ -191,7 +191,7 @@ impl Endpoint {
     }
 
     /// A connection to send one request on, kept or made.
-    pub(super) async fn lease(self: &Rc<Self>, asks: Asks) -> Result<Lease, Failure> {
+    pub(super) async fn lease(self: &Rc<Self>, asks: Asks<'_>) -> Result<Lease, Failure> {
         let place = Place::take(self);
         if !asks.fresh
             && asks.need == Need::Request
@@ -209,7 +209,7 @@ impl Endpoint {
     }
 
     /// A connection, and whether there was one already.
-    async fn connect(self: &Rc<Self>, asks: Asks) -> Result<(Connection, bool), Failure> {
+    async fn connect(self: &Rc<Self>, asks: Asks<'_>) -> Result<(Connection, bool), Failure> {
         let due = tokio::time::Instant::now() + asks.patience;
         let multiplexed = match (self.key.scheme, asks.need) {
             (Scheme::Http, _) | (Scheme::Https, Need::Tunnel) => false,
@@ -233,11 +233,11 @@ impl Endpoint {
     }
 
     /// The turn to make an HTTP/2 connection.
-    async fn turn(&self, asks: Asks, due: tokio::time::Instant) -> Result<SemaphorePermit<'_>, Failure> {
+    async fn turn(&self, asks: Asks<'_>, due: tokio::time::Instant) -> Result<SemaphorePermit<'_>, Failure> {
         if let Ok(permit) = self.dialing.try_acquire() {
             return Ok(permit);
         }
-        let _waits = self.standing.caps.wait(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let _waits = self.standing.caps.wait(asks.limits.upstream_pending).ok_or(Kind::Overloaded)?;
         let permit = tokio::time::timeout_at(due, self.dialing.acquire()).await;
         // Whoever has the turn may wait for room itself: that is nobody's failure.
         let is_full = self.pool.waiting.get() > 0;
@@ -249,12 +249,13 @@ impl Endpoint {
     /// A new connection as soon as there may be one more, or one that was given back meanwhile.
     async fn make(
         self: &Rc<Self>,
-        asks: Asks,
+        asks: Asks<'_>,
         due: tokio::time::Instant,
     ) -> Result<(Connection, bool), Failure> {
         // Whoever waits already comes first.
         let nobody_waits = self.standing.caps.pending() == 0;
-        let slot = nobody_waits.then(|| Slot::take(&self.standing, asks.bounds.connections)).flatten();
+        let slot =
+            nobody_waits.then(|| Slot::take(&self.standing, asks.limits.upstream_connections)).flatten();
         let slot = match slot {
             Some(slot) => slot,
             None => match Box::pin(self.room(asks, due)).await? {
@@ -277,9 +278,9 @@ impl Endpoint {
     }
 
     /// Waits until there is room, for no longer than a connection may take.
-    async fn room(&self, asks: Asks, due: tokio::time::Instant) -> Result<Room, Failure> {
+    async fn room(&self, asks: Asks<'_>, due: tokio::time::Instant) -> Result<Room, Failure> {
         let caps = &self.standing.caps;
-        let _pending = caps.wait_for_connection(asks.bounds.pending).ok_or(Kind::Overloaded)?;
+        let _pending = caps.wait_for_connection(asks.limits.upstream_pending).ok_or(Kind::Overloaded)?;
         let others = self.pool.waiting.get() > 0;
         let _waiting = Waiting::of(&self.pool);
         let mut look = !others;
@@ -301,7 +302,7 @@ impl Endpoint {
         }
     }
 
-    fn look_for_room(&self, asks: Asks) -> Option<Room> {
+    fn look_for_room(&self, asks: Asks<'_>) -> Option<Room> {
         if asks.need == Need::Request
             && let Some(idle) = self.pool.take(true)
         {
@@ -313,7 +314,7 @@ impl Endpoint {
         {
             return Some(Room::Shared(shared));
         }
-        let slot = Slot::take(&self.standing, asks.bounds.connections);
+        let slot = Slot::take(&self.standing, asks.limits.upstream_connections);
         if slot.is_none() {
             // What is idle now cannot become what this one needs.
             self.give_up(1);
@@ -331,7 +332,7 @@ impl Endpoint {
         connections.iter().find(free).map(Connection::shared)
     }
 
-    async fn dial(&self, asks: Asks, slot: Slot) -> Result<Connection, Failure> {
+    async fn dial(&self, asks: Asks<'_>, slot: Slot) -> Result<Connection, Failure> {
         let failed = |error: std::io::Error| {
             self.standing.refused(&error);
             Failure::of_connect(error)
@@ -345,7 +346,7 @@ impl Endpoint {
             }
             Target::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
         };
-        socket.receive_at_most(asks.bounds.kernel_buffer);
+        socket.receive_at_most(asks.limits.kernel_buffer);
         self.standing.connected();
         let plain = Peeked::to_upstream(socket, descriptor, slot);
         let Some((connector, name)) = &self.tls else {
