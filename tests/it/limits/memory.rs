@@ -1,6 +1,7 @@
 //! What clients that do not read cost: told from outside of the process.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -106,5 +107,31 @@ async fn over_tls_it_is_no_more() {
         let each = program.settled().await.saturating_sub(before) / 100;
         // An idle connection of HTTP/2 over TLS has 33 KiB to begin with.
         assert!(each <= 256 + 40, "{protocol}: {each} KiB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_took_is_given_back_when_they_have_left() {
+    let v1 = long(8).await;
+    let program = Program::start(4096, &v1).await;
+    assert_eq!(program.status().as_deref(), Some("200"));
+    let before = program.settled().await;
+    let mut clients = Vec::new();
+    for _ in 0..1000 {
+        let mut client = program.client();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n").unwrap();
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert!(client.read(&mut [0; 1000]).unwrap() > 0);
+    }
+    let took = program.settled().await.saturating_sub(before);
+    assert!(took > 6 << 10, "{took} KiB are too few to tell");
+    drop(clients);
+    let left = || program.memory().saturating_sub(before);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while left() > took / 2 {
+        assert!(Instant::now() < deadline, "of {took} KiB {} are left", left());
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
