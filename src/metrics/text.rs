@@ -1,5 +1,6 @@
 //! The Prometheus text exposition format, version 0.0.4.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::model::decision::Reason;
@@ -139,25 +140,32 @@ impl Page {
                 self.counted(NAME, &labels, sum(shards, |series| &series.retries[at]));
             }
         }
-        const SHED: &str = "gradual_upstream_shed_total";
-        self.family(
-            SHED,
-            "counter",
+        self.of_versions(
+            recorders,
+            "gradual_upstream_shed_total",
             "Requests refused because their upstream has as many connections and waiting requests as it may have.",
+            |series| &series.shed,
         );
-        for ((worker, version), shards) in &recorders.versions {
-            let of = labels(worker.as_ref(), version.as_ref());
-            self.counted(SHED, &of, sum(shards, |series| &series.shed));
-        }
-        const ENDED: &str = "gradual_retired_ended_total";
-        self.family(
-            ENDED,
-            "counter",
+        self.of_versions(
+            recorders,
+            "gradual_retired_ended_total",
             "Requests and tunnels ended because their version had left the deployment.",
+            |series| &series.retired,
         );
+    }
+
+    /// A counter that each version has one of.
+    fn of_versions(
+        &mut self,
+        recorders: &Recorders,
+        name: &'static str,
+        help: &'static str,
+        counter: impl Fn(&VersionSeries) -> &Counter,
+    ) {
+        self.family(name, "counter", help);
         for ((worker, version), shards) in &recorders.versions {
             let of = labels(worker.as_ref(), version.as_ref());
-            self.counted(ENDED, &of, sum(shards, |series| &series.retired));
+            self.counted(name, &of, sum(shards, &counter));
         }
     }
 
@@ -275,10 +283,10 @@ impl Page {
     /// A gauge of what is so or not of each upstream.
     fn of_upstreams(&mut self, name: &'static str, help: &'static str, all: &[Upstream]) {
         self.family(name, "gauge", help);
-        for (at, (worker, version, upstream, is_so)) in all.iter().enumerate() {
+        let mut seen = BTreeSet::new();
+        for (worker, version, upstream, is_so) in all {
             // A version may list an upstream twice; a series may stand on a page only once.
-            let same = |other: &Upstream| (&other.0, &other.1, &other.2) == (worker, version, upstream);
-            if !all[..at].iter().any(same) {
+            if seen.insert((worker, version, upstream)) {
                 self.sample(name, &of(worker, version, upstream), u8::from(*is_so));
             }
         }

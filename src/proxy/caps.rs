@@ -121,8 +121,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Limits;
-    use crate::config::Scheme;
+    use crate::config::{Limits, Scheme};
     use crate::proxy::asks::{Asks, Need};
     use crate::proxy::upstream::{EndpointKey, Target};
 

@@ -184,8 +184,8 @@ impl Meter {
         self.worker().map_or(Timeouts::default().idle, |worker| worker.timeouts().idle)
     }
 
-    /// Tells the operator why a request could not be served. At most one line a second for each shard: a version that is down fails
-    /// every request in the same way.
+    /// Tells the operator why a request could not be served. At most one line a second for each shard: a version that is down
+    /// fails every request in the same way.
     pub(super) fn warn(&self, failure: &Failure) {
         if !self.client.shard.may_warn() {
             return;

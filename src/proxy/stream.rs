@@ -173,7 +173,7 @@ impl Stream {
         self.peeked().socket.get_ref().has_ended()
     }
 
-    /// Has pieces of large bodies be read whole, or only as large as where something is read ahead.
+    /// Whether reads may be as large as [`LARGE_PIECE`], because nothing is read ahead.
     pub(super) fn read_large(&mut self, large: bool) {
         let piece = if large { LARGE_PIECE as u64 } else { PIECE };
         match self {
