@@ -103,6 +103,15 @@ pub struct Gauges {
     pub log_dropped: u64,
 }
 
+/// Failures of a version's upstreams, or of another version's, that clients did not see, or only once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spared {
+    /// Requests that were sent a second time, or should have been, in the order of [`Retry`]'s variants.
+    pub retries: [u64; 3],
+    /// Requests that came because their own version is down (`reason=failover`).
+    pub failovers: u64,
+}
+
 /// What is under way on a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnderWay {
@@ -139,6 +148,20 @@ impl Registry {
             (requests + tunnels > 0).then_some(UnderWay { worker, version, requests, tunnels })
         };
         recorders.versions.iter().filter_map(of).collect()
+    }
+
+    /// What a version's requests were spared, and what it spared those of others, since the start of the process.
+    pub fn spared(&self, worker: &WorkerName, version: &VersionId) -> Spared {
+        let recorders = self.lock();
+        let labels = (Some(worker.clone()), Some(version.clone()));
+        let mut spared = Spared::default();
+        for series in recorders.versions.get(&labels).into_iter().flat_map(BTreeMap::values) {
+            for (sum, counter) in spared.retries.iter_mut().zip(&series.retries) {
+                *sum = sum.wrapping_add(counter.get());
+            }
+            spared.failovers = spared.failovers.wrapping_add(series.failovers());
+        }
+        spared
     }
 
     fn recorder(
@@ -381,6 +404,21 @@ mod tests {
         in_use.request(None, 200, Duration::ZERO);
         let counted = r#"gradual_requests_total{worker="shop",version="in-use",reason="",status="2xx"} 2"#;
         assert!(registry.render(&Gauges::default()).contains(counted));
+    }
+
+    #[test]
+    fn what_was_spared_is_counted_over_all_shards_and_for_its_version_alone() {
+        let registry = Registry::default();
+        for shard in 0..2 {
+            let series = registry.version(shard, &worker(), &version("v1"));
+            series.retried(Retry::Success);
+            series.request(Some(Reason::Failover), 200, Duration::ZERO);
+            series.request(Some(Reason::Failover), 503, Duration::ZERO);
+            series.request(Some(Reason::Key), 200, Duration::ZERO);
+        }
+        registry.version(1, &worker(), &version("v1")).retried(Retry::Budget);
+        assert_eq!(registry.spared(&worker(), &version("v1")), Spared { retries: [2, 0, 1], failovers: 4 });
+        assert_eq!(registry.spared(&worker(), &version("v2")), Spared::default());
     }
 
     #[test]

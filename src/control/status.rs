@@ -12,7 +12,7 @@ use crate::control::clock::rfc3339;
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Gauges, Registry, UnderWay, UpgradeResult};
+use crate::metrics::{Gauges, Registry, Spared, UnderWay, UpgradeResult};
 use crate::model::share::Share;
 use crate::proxy::{EndpointHealth, HealthMeter, LastCheck, LoadMeter, UpstreamHealth, VersionHealth};
 
@@ -265,7 +265,7 @@ impl Status {
         let health = self.health.read();
         let running = self.running();
         let workers = running.config.iter().flat_map(|config| &config.workers);
-        let workers = workers.map(|shown| worker(shown, &health));
+        let workers = workers.map(|shown| worker(shown, &health, &self.registry));
         let retired = running.config.iter().flat_map(|config| self.retired(config)).map(|one| {
             json!({
                 "worker": one.worker.as_str(),
@@ -318,13 +318,14 @@ pub(crate) fn shares(worker: &Worker) -> impl Iterator<Item = (&Version, Share)>
     })
 }
 
-fn worker(worker: &Worker, health: &[VersionHealth]) -> Value {
+fn worker(worker: &Worker, health: &[VersionHealth], registry: &Registry) -> Value {
     let deployment = &worker.policy.deployment;
     let versions = shares(worker).map(|(version, share)| {
         let mut shown = metadata(version, "version_id");
         shown["percentage"] = percentage(share);
         shown
     });
+    let all = worker.versions.iter().map(|shown| version(worker, shown, health, registry));
     json!({
         "name": worker.policy.name.as_str(),
         "deployment": {
@@ -335,11 +336,11 @@ fn worker(worker: &Worker, health: &[VersionHealth]) -> Value {
             "message": deployment.message,
             "versions": versions.collect::<Vec<_>>(),
         },
-        "versions": worker.versions.iter().map(|shown| version(worker, shown, health)).collect::<Vec<_>>(),
+        "versions": all.collect::<Vec<_>>(),
     })
 }
 
-fn version(worker: &Worker, version: &Version, health: &[VersionHealth]) -> Value {
+fn version(worker: &Worker, version: &Version, health: &[VersionHealth], registry: &Registry) -> Value {
     let is_it = |health: &&VersionHealth| {
         health.worker == worker.policy.name && health.version == version.metadata.id
     };
@@ -348,6 +349,10 @@ fn version(worker: &Worker, version: &Version, health: &[VersionHealth]) -> Valu
     let health = health.iter().find(is_it);
     shown["up"] = health.map(VersionHealth::is_up).into();
     shown["health"] = health.iter().flat_map(|health| &health.upstreams).map(upstream).collect();
+    let Spared { retries: [success, failure, budget], failovers } =
+        registry.spared(&worker.policy.name, &version.metadata.id);
+    shown["retries"] = json!({ "success": success, "failure": failure, "budget": budget });
+    shown["failovers"] = failovers.into();
     shown["upstreams"] = version.upstreams.iter().map(|upstream| upstream.value.to_string()).collect();
     shown
 }

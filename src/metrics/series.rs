@@ -107,6 +107,12 @@ impl VersionSeries {
         self.tunnels.subtract(u64::from(is_tunnel));
     }
 
+    /// Requests that came because their own version is down.
+    pub(super) fn failovers(&self) -> u64 {
+        let classes = self.requests.get(Reason::Failover as usize + 1);
+        classes.into_iter().flatten().fold(0, |sum, class| sum.wrapping_add(class.get()))
+    }
+
     /// How many requests that are no tunnels, and how many tunnels, are under way.
     pub fn under_way(&self) -> (u64, u64) {
         let tunnels = self.tunnels.get();

@@ -56,6 +56,11 @@ fn the_keys_of_a_version_that_is_down_move_alone_and_come_back_with_it() {
     assert_eq!(versions(&stage, &["key"]), before);
     let counted = "gradual_requests_total{worker=\"shop\",version=\"v2\",reason=\"failover\",status=\"2xx\"}";
     eventually("failovers are counted", || series(&stage, counted).is_some_and(|count| count > 0.0));
+    let shown = |id| version(&stage, id)["failovers"].as_u64().unwrap();
+    assert_eq!(shown("v1"), 0, "nothing moved to it");
+    assert!(shown("v2") > 0 && shown("v3") > 0);
+    let none = serde_json::json!({ "success": 0, "failure": 0, "budget": 0 });
+    assert_eq!(version(&stage, "v1")["retries"], none);
 }
 
 #[test]
