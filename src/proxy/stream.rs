@@ -435,6 +435,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_kernel_is_told_how_much_it_may_keep() {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let socket = Socket::Unix(near);
+        let sizes = |socket: &Socket| {
+            let Socket::Unix(socket) = socket else { unreachable!() };
+            let socket = SockRef::from(socket);
+            (socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap())
+        };
+        let before = sizes(&socket);
+        socket.send_at_most(None);
+        socket.receive_at_most(None);
+        assert_eq!(sizes(&socket), before);
+        socket.send_at_most(Some(8 << 10));
+        let (sends, receives) = sizes(&socket);
+        assert!(sends <= 16 << 10 && receives == before.1, "{sends} {receives}");
+        socket.receive_at_most(Some(8 << 10));
+        assert!(sizes(&socket).1 <= 16 << 10);
+    }
+
+    #[tokio::test]
     async fn an_upstream_that_closes_on_a_request_has_its_answer_read_and_then_breaks() {
         let mut stream = Peeked { writing: Writing::Patient, ..Peeked::uncounted(refused().await) };
         for _ in 0..3 {
