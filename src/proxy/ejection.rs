@@ -26,7 +26,7 @@ impl Default for Timing {
         Self {
             ejection: Duration::from_secs(30),
             longest_ejection: Duration::from_secs(300),
-            slow_start: Duration::from_secs(20),
+            slow_start: Duration::from_secs(10),
         }
     }
 }
@@ -310,9 +310,9 @@ mod tests {
         Trial::begin(&standing).unwrap().succeeded(now + seconds(30));
         let fitness = |at| standing.ejection.fitness(now + Duration::from_millis(at));
         assert_eq!(fitness(30_000), Fitness::Part(100));
-        assert_eq!(fitness(40_000), Fitness::Part(500));
+        assert_eq!(fitness(35_000), Fitness::Part(500));
         assert!(!standing.ejection.is_settled());
-        assert_eq!(fitness(50_001), Fitness::Full);
+        assert_eq!(fitness(40_001), Fitness::Full);
         assert!(standing.ejection.is_settled());
     }
 }
