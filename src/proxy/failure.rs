@@ -89,9 +89,15 @@ impl Failure {
 
     /// What a client's failed send says about the upstream.
     pub(super) fn of_upstream(error: hyper::Error) -> Self {
-        let kind = if error.is_parse() || error.is_parse_status() { Kind::Protocol } else { Kind::Closed };
-        Self::because(kind, error)
+        let is_nonsense = error.is_parse() || error.is_parse_status() || is_malformed_http2(&error);
+        Self::because(if is_nonsense { Kind::Protocol } else { Kind::Closed }, error)
     }
+}
+
+/// Whether the codec of HTTP/2 ended a stream or the connection because of what the upstream said.
+fn is_malformed_http2(error: &hyper::Error) -> bool {
+    let source = Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(h2::Error::is_library)
 }
 
 /// Whether an error says that this process is at its end: of descriptors or memory. Where there is no port or address left to

@@ -14,6 +14,9 @@ use super::kit::{
     ANY, Backend, Counts, Proxy, Speaks, ask1, file, get, get1, http1, listen, read_rest, run, says,
     upstreams,
 };
+use crate::support::wire::{
+    ACK, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, block, frame, frame_head,
+};
 
 /// What an upstream does at the moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -120,6 +123,62 @@ fn an_upstream_that_fails_five_times_in_a_row_gets_no_more_requests() {
             for _ in 0..20 {
                 assert_eq!(ask1(&mut client, get1("/")).await.text, "other");
             }
+        }
+    });
+}
+
+/// Speaks HTTP/2, answers the first request well, and all others with this head.
+async fn answer_once(mut stream: TcpStream, head: Vec<u8>, requests: Arc<AtomicUsize>) -> std::io::Result<()> {
+    let well = block(&[(":status", "200")]);
+    stream.read_exact(&mut [0; PREFACE.len()]).await?;
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+    loop {
+        let of = loop {
+            let mut bytes = [0; 9];
+            stream.read_exact(&mut bytes).await?;
+            let (length, kind, flags, of) = frame_head(bytes);
+            stream.read_exact(&mut vec![0; length]).await?;
+            match kind {
+                SETTINGS if flags & ACK == 0 => stream.write_all(&frame(SETTINGS, ACK, 0, &[])).await?,
+                HEADERS => break of,
+                _ => {}
+            }
+        };
+        let is_first = requests.fetch_add(1, Ordering::SeqCst) == 0;
+        let said = if is_first { &well } else { &head };
+        stream.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, of, said)).await?;
+    }
+}
+
+#[test]
+fn malformed_answers_over_http_2_are_asked_for_once_and_eject_whoever_gives_them() {
+    run(async {
+        let ok = (":status", "200");
+        for head in [vec![ok, ("content-length", "x")], vec![ok, ("Upper", "x")], vec![(":status", "2")]] {
+            let requests = Arc::new(AtomicUsize::new(0));
+            let (said, count) = (block(&head), Arc::clone(&requests));
+            let upstream = listen(move |stream| {
+                let answering = answer_once(stream, said.clone(), Arc::clone(&count));
+                async move {
+                    let _ = answering.await;
+                }
+            })
+            .await;
+            let other = says(Speaks::Http2, |_| "other".to_owned()).await;
+            let both = upstreams("h2c", &[upstream.address, other.address]);
+            let (proxy, _) = Proxy::start_with(LONG, 1, &file(ANY, "", &both)).await;
+            let (mut client, _) = http1(proxy.connect().await).await;
+            let mut failed = 0;
+            for _ in 0..60 {
+                let answer = ask1(&mut client, get1("/")).await;
+                if let Some(error) = answer.error() {
+                    assert_eq!((error, answer.status.as_u16()), ("upstream-protocol", 502), "{head:?}");
+                    failed += 1;
+                }
+            }
+            assert_eq!(failed, 5, "{head:?}");
+            assert_eq!(requests.load(Ordering::SeqCst), 1 + failed, "{head:?}");
+            assert!(proxy.shards.health().read()[0].upstreams[0].endpoints[0].ejected, "{head:?}");
         }
     });
 }
