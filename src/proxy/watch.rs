@@ -89,6 +89,8 @@ pub(super) struct Watch {
     /// When a look first found a request's head begun and not ended.
     head_since: Cell<Option<Instant>>,
     patience: Cell<Patience>,
+    /// What it was told from elsewhere, which no look takes back.
+    told: Cell<Patience>,
     /// Responses whose next piece waits for the client to take earlier ones.
     handed_over: Cell<u32>,
     /// For how long they may stand still, by the settings of their worker.
@@ -149,6 +151,7 @@ impl Watch {
             tunnels: Cell::new(false),
             head_since: Cell::new(None),
             patience: Cell::new(Patience::Left),
+            told: Cell::new(Patience::Left),
             handed_over: Cell::new(0),
             stall_limit: Cell::new(Duration::MAX),
             held: Cell::new(0),
@@ -404,18 +407,19 @@ impl Watch {
             self.pulse.asked.store(true, Ordering::Relaxed);
             self.wake();
         }
-        let (patience, limit) = self.judge(now, limits);
-        let before = self.patience.get();
+        let (judged, limit) = self.judge(now, limits);
+        let (before, patience) = (self.patience.get(), judged.max(self.told.get()));
+        self.patience.set(patience);
         if before >= patience {
-            self.patience.set(patience);
             return None;
         }
-        self.ends(patience);
+        self.wake();
         limit.filter(|_| before == Patience::Left)
     }
 
     /// Has the connection end, now or as soon as it can.
     pub(super) fn ends(&self, patience: Patience) {
+        self.told.set(patience);
         self.patience.set(patience);
         self.wake();
     }

@@ -42,6 +42,19 @@ fn a_head_is_slow_from_its_first_byte_and_not_from_the_end_of_the_last_answer() 
 }
 
 #[test]
+fn no_look_takes_back_that_the_connection_was_told_to_end() {
+    let begun = Instant::now();
+    for told in [Patience::Over, Patience::Lost] {
+        let watch = Watch::new(begun, 1, 1);
+        watch.request_began();
+        watch.ends(told);
+        assert_eq!((watch.look(after(begun, 1), &limits()), watch.patience()), (None, told));
+        watch.request_ended(after(begun, 1));
+        assert_eq!((watch.look(after(begun, 2), &limits()), watch.patience()), (None, told));
+    }
+}
+
+#[test]
 fn what_a_client_takes_buys_it_time() {
     let begun = Instant::now();
     let watch = Rc::new(Watch::new(begun, 1 << 20, 1 << 20));
