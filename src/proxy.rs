@@ -58,7 +58,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -304,7 +304,7 @@ impl Shards {
     pub async fn commit(&mut self, prepared: Prepared) {
         let Prepared { blueprint, mut listeners, .. } = prepared;
         self.warn_of_descriptors(blueprint.config.limits.connections);
-        let gone = self.release(&listeners);
+        self.release(&listeners);
         self.names.committed();
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
@@ -325,13 +325,13 @@ impl Shards {
             let _ = acknowledge.await;
         }
         self.roster.send_replace(Arc::new(Roster::of(&blueprint, &self.standings)));
-        gone.iter().for_each(|path| remove_file(path));
         self.listeners = listeners;
     }
 
     /// Lets go of what is not listened on any more, before the shards do: with the last descriptor go the connections that
-    /// still wait, and a shard accepts those before it closes its own. Returns the files that are to be removed then.
-    fn release(&mut self, now: &[Bound]) -> Vec<PathBuf> {
+    /// still wait, and a shard accepts those before it closes its own. Files are removed at once: a moment after the last
+    /// descriptor is closed, another process may have put its own there.
+    fn release(&mut self, now: &[Bound]) {
         for (named, held) in std::mem::take(&mut self.handed) {
             if !now.iter().any(|bound| Arc::ptr_eq(&bound.held, &held)) {
                 tracing::warn!("no listener is at {named}, which was handed over: it is closed");
@@ -340,7 +340,7 @@ impl Shards {
         let stays = |old: &Bound| now.iter().any(|new| new.id == old.id);
         let (_, gone): (Vec<_>, Vec<_>) = self.listeners.drain(..).partition(stays);
         let ours = gone.iter().filter(|bound| !(self.lent && bound.held.handed));
-        ours.filter_map(Bound::file).map(Path::to_owned).collect()
+        ours.filter_map(Bound::file).for_each(remove_file);
     }
 
     /// The addresses that are listened on, with the port that the system chose where the file says 0; in file order.
@@ -377,7 +377,9 @@ impl Shards {
     /// Returns how many connections were cut.
     pub async fn drain(mut self, timeout: Duration) -> u64 {
         self.handed.clear();
-        let files = if self.replaced { Vec::new() } else { self.release(&[]) };
+        if !self.replaced {
+            self.release(&[]);
+        }
         self.listeners.clear();
         let mut waiting = Vec::new();
         for thread in &self.threads {
@@ -394,7 +396,6 @@ impl Shards {
         let in_time = tokio::time::timeout(timeout, all).await.is_ok();
         let load = self.load();
         let cut = if in_time { 0 } else { load.connections.max(load.requests) };
-        files.iter().for_each(|path| remove_file(path));
         for Thread { inbox, handle, .. } in self.threads {
             // Without its inbox a shard's loop ends, and its runtime drops whatever is left.
             drop(inbox);

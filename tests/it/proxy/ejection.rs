@@ -128,7 +128,11 @@ fn an_upstream_that_fails_five_times_in_a_row_gets_no_more_requests() {
 }
 
 /// Speaks HTTP/2, answers the first request well, and all others with this head.
-async fn answer_once(mut stream: TcpStream, head: Vec<u8>, requests: Arc<AtomicUsize>) -> std::io::Result<()> {
+async fn answer_once(
+    mut stream: TcpStream,
+    head: Vec<u8>,
+    requests: Arc<AtomicUsize>,
+) -> std::io::Result<()> {
     let well = block(&[(":status", "200")]);
     stream.read_exact(&mut [0; PREFACE.len()]).await?;
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await?;

@@ -1,11 +1,13 @@
 //! Unix sockets on both sides.
 
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::sync::Arc;
 
 use http::Response;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 
-use super::kit::{Proxy, Speaks, ask1, file, get, get1, http1, run, says, serve, whole};
+use super::kit::{Proxy, Speaks, ask1, backend, eventually, file, get, get1, http1, run, says, serve, whole};
 
 const UNIX: &str = r#"address = "unix:front.sock""#;
 
@@ -48,6 +50,40 @@ fn a_stale_socket_file_is_replaced_and_the_file_is_removed_at_the_end() {
         assert_eq!(ask1(&mut client, get1("/")).await.text, "hello");
         assert_eq!(proxy.shards.drain(std::time::Duration::from_secs(30)).await, 0);
         assert!(!path.exists());
+    });
+}
+
+#[test]
+fn one_that_still_drains_leaves_the_socket_file_of_its_successor_alone() {
+    run(async {
+        let (arrived, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (here, wait) = (Arc::clone(&arrived), Arc::clone(&go));
+        let upstream = backend(Speaks::Http1, move |request| {
+            let (here, wait) = (Arc::clone(&here), Arc::clone(&wait));
+            async move {
+                if request.uri().path() == "/held" {
+                    here.notify_one();
+                    wait.notified().await;
+                }
+                Response::new(whole("hello"))
+            }
+        })
+        .await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("front.sock");
+        let text = file(&format!("address = \"unix:{}\"", path.display()), "", &upstream.upstream("http"));
+        let proxy = Proxy::start(&text).await;
+        let (mut client, _) = http1(UnixStream::connect(&path).await.unwrap()).await;
+        let held = tokio::spawn(async move { ask1(&mut client, get1("/held")).await.text });
+        arrived.notified().await;
+        let draining = tokio::spawn(proxy.shards.drain(std::time::Duration::from_secs(30)));
+        let is_closed = || std::os::unix::net::UnixStream::connect(&path).is_err();
+        eventually("the old one does not listen any more", is_closed).await;
+        let _successor = Proxy::start(&text).await;
+        go.notify_one();
+        assert_eq!((held.await.unwrap().as_str(), draining.await.unwrap()), ("hello", 0));
+        let (mut client, _) = http1(UnixStream::connect(&path).await.unwrap()).await;
+        assert_eq!(ask1(&mut client, get1("/")).await.text, "hello");
     });
 }
 
