@@ -117,6 +117,7 @@ pub(super) async fn make_room(endpoint: Weak<Endpoint>, standing: Arc<Standing>,
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::rc::Rc;
     use std::time::Duration;
 
@@ -199,6 +200,30 @@ mod tests {
             let (_listener, [here, _]) = of_two_shards(Scheme::Http, &Census::new(1000, 0));
             here.lease(asks(1)).await.unwrap().give_back();
             assert!(here.lease(Asks { need: Need::Tunnel, ..asks(1) }).await.is_ok());
+        });
+    }
+
+    #[test]
+    fn a_tunnel_that_waits_has_the_next_connection_before_requests_that_wait_behind_it() {
+        run(async {
+            let (_listener, [here, _]) = of_two_shards(Scheme::Http, &Census::new(1000, 0));
+            let limits = Limits { upstream_connections: 1, upstream_pending: 9, ..Limits::default() };
+            let asks =
+                Asks { need: Need::Request, fresh: false, once: false, patience: PATIENCE, limits: &limits };
+            let lease = here.lease(asks).await.unwrap();
+            let served = RefCell::new(Vec::new());
+            let serve = async |need| {
+                here.lease(Asks { need, ..asks }).await.unwrap().give_back();
+                served.borrow_mut().push(need);
+            };
+            let give_back = async {
+                while here.standing().caps.pending() < 3 {
+                    tokio::task::yield_now().await;
+                }
+                lease.give_back();
+            };
+            tokio::join!(serve(Need::Tunnel), serve(Need::Request), serve(Need::Request), give_back);
+            assert_eq!(served.take(), [Need::Tunnel, Need::Request, Need::Request]);
         });
     }
 

@@ -314,12 +314,13 @@ impl Endpoint {
         {
             return Some(Room::Shared(shared));
         }
-        let slot = Slot::take(&self.standing, asks.limits.upstream_connections);
-        if slot.is_none() {
-            // What is idle now cannot become what this one needs.
+        let slot = || Slot::take(&self.standing, asks.limits.upstream_connections);
+        // What is idle now cannot become what this one needs; and what it leaves is for this one, before others that wait.
+        let freed = || {
             self.give_up(1);
-        }
-        slot.map(Room::New)
+            slot()
+        };
+        slot().or_else(freed).map(Room::New)
     }
 
     /// A place on an HTTP/2 connection that has one.
