@@ -1,5 +1,8 @@
 //! How many connections there are to an endpoint, how many requests wait, and the most of both: counted over all
 //! shards, and touched only where a connection is made or closed, or a request has to wait.
+//!
+//! Who ends a connection looks for those that wait, and who begins to wait looks for connections that have ended: one of
+//! the two must see the other, hence the sequential consistency.
 
 use std::rc::Weak;
 use std::sync::Arc;
@@ -40,7 +43,7 @@ pub(super) struct Pending<'a>(Waits<'a>);
 impl Caps {
     /// How many requests wait for a connection, on all shards.
     pub(super) fn pending(&self) -> usize {
-        self.pending.load(Ordering::Relaxed)
+        self.pending.load(Ordering::SeqCst)
     }
 
     /// A connection that several requests share has none at the moment: it may be closed for those that wait.
@@ -58,7 +61,7 @@ impl Caps {
     /// A place among those that wait for a connection; `None` where that many wait already, for whatever.
     pub(super) fn wait_for_connection(&self, most: usize) -> Option<Pending<'_>> {
         let waits = self.wait(most)?;
-        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.pending.fetch_add(1, Ordering::SeqCst);
         self.wanted.notify_waiters();
         Some(Pending(waits))
     }
@@ -74,13 +77,13 @@ impl Slot {
 /// Adds one, where that is not more than there may be.
 fn add(number: &AtomicUsize, most: usize) -> bool {
     let more = |count| (count < most).then_some(count + 1);
-    number.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok()
+    number.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let caps = &self.0.caps;
-        caps.connections.fetch_sub(1, Ordering::AcqRel);
+        caps.connections.fetch_sub(1, Ordering::SeqCst);
         if caps.pending() > 0 {
             caps.freed.notify_one();
         }
