@@ -51,7 +51,8 @@ impl Single {
     }
 
     /// A connection that may become a tunnel: its codec hands the stream over then, and so cannot be shared.
-    pub(super) async fn speak_upgradable(stream: Stream, label: &Rc<str>) -> Result<Self, Failure> {
+    pub(super) async fn speak_upgradable(mut stream: Stream, label: &Rc<str>) -> Result<Self, Failure> {
+        stream.insist();
         let (sender, connection) = handshake(stream).await?;
         let connection = connection.with_upgrades();
         let task = tokio::task::spawn_local(drive(connection, Rc::clone(label))).abort_handle();

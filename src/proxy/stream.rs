@@ -173,14 +173,14 @@ impl Stream {
         self.peeked().socket.get_ref().has_ended()
     }
 
+    /// Has writes fail where the other side is gone: in a tunnel there is no answer to wait for.
+    pub(super) fn insist(&mut self) {
+        self.peeked_mut().writing = Writing::Strict;
+    }
+
     /// Whether reads may be as large as [`LARGE_PIECE`], because nothing is read ahead.
     pub(super) fn read_large(&mut self, large: bool) {
-        let piece = if large { LARGE_PIECE as u64 } else { PIECE };
-        match self {
-            Self::Plain(stream) => stream.piece = piece,
-            Self::ServerTls(stream) => stream.get_mut().0.piece = piece,
-            Self::ClientTls(stream) => stream.get_mut().0.piece = piece,
-        }
+        self.peeked_mut().piece = if large { LARGE_PIECE as u64 } else { PIECE };
     }
 
     fn peeked(&self) -> &Peeked {
@@ -188,6 +188,14 @@ impl Stream {
             Self::Plain(stream) => stream,
             Self::ServerTls(stream) => stream.get_ref().0,
             Self::ClientTls(stream) => stream.get_ref().0,
+        }
+    }
+
+    fn peeked_mut(&mut self) -> &mut Peeked {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::ServerTls(stream) => stream.get_mut().0,
+            Self::ClientTls(stream) => stream.get_mut().0,
         }
     }
 

@@ -50,6 +50,23 @@ fn any_protocol_may_be_upgraded_to_and_each_side_may_end_first() {
 }
 
 #[test]
+fn a_tunnel_whose_upstream_is_gone_ends_although_its_client_goes_on_sending() {
+    run(async {
+        let upstream = listen(|mut stream| async move {
+            read_head(&mut stream).await;
+            let answer =
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chess/2\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        })
+        .await;
+        let proxy = Proxy::start(&file(ANY, "", &upstream.upstream("http"))).await;
+        let mut stream = open(&proxy, b"").await;
+        assert_eq!(read_rest(&mut stream).await, "");
+        eventually("nothing is taken from the client", || stream.try_write(b"x").is_err()).await;
+    });
+}
+
+#[test]
 fn a_tunnel_in_which_nothing_moves_for_the_idle_limit_is_cut() {
     run(async {
         let upstream = chess().await;
