@@ -10,7 +10,6 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::connection::{self, ListenerSlot};
-use super::failure::is_our_own;
 use super::shard::Shard;
 use super::snapshot::Blueprint;
 use super::socket::Listening;
@@ -104,16 +103,17 @@ impl Listener {
         while Instant::now() < due {
             match accept() {
                 Ok(connection) => {
-                    if !begin(connection) {
-                        tokio::task::yield_now().await;
-                    }
+                    begin(connection);
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // A client that has left by now, or a signal: what is behind it still waits.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_our_own(&error) => tokio::time::sleep(ACCEPT_PAUSE).await,
-                Err(_) => return,
+                // Want of descriptors, or what the network says of one connection: the next may be well.
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
+            // Others are served, however many come.
+            tokio::task::yield_now().await;
         }
     }
 

@@ -248,6 +248,13 @@ impl Shard {
         endpoint
     }
 
+    /// Those endpoints that there still are. The others are forgotten: a name may have other addresses every minute.
+    fn endpoints(&self) -> Vec<Rc<Endpoint>> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
+        endpoints.values().filter_map(Weak::upgrade).collect()
+    }
+
     /// A worker's budget for sending requests again.
     pub(super) fn budget(&self, worker: &WorkerName) -> Rc<Budget> {
         self.budgets.of(worker)
@@ -371,10 +378,7 @@ async fn keep_house(shard: Weak<Shard>) {
     loop {
         tokio::time::sleep(HOUSEKEEPING).await;
         let Some(shard) = shard.upgrade() else { return };
-        let endpoints: Vec<_> = shard.endpoints.borrow().values().filter_map(Weak::upgrade).collect();
-        for endpoint in endpoints {
-            endpoint.close_idle();
-        }
+        shard.endpoints().iter().for_each(|endpoint| endpoint.close_idle());
     }
 }
 
