@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use super::failure::Source;
+use super::idle::Idle;
 use super::piece::Piece;
 use super::record::Meter;
 use super::trailers;
@@ -415,7 +415,8 @@ impl Body for ResponseBody {
                     this.turn(true);
                     return Poll::Pending;
                 };
-                match upstreamed.poll_frame_within(allowance, cx) {
+                let progress = this.meter.as_ref().and_then(|meter| meter.progress.as_deref());
+                match upstreamed.poll_frame_within(allowance, progress, cx) {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
                         this.turn(false);
@@ -478,10 +479,11 @@ impl Upstreamed {
     fn poll_frame_within(
         &mut self,
         allowance: usize,
+        progress: Option<&Progress>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         let mut frame = match self.rest.is_empty() {
-            true => ready!(self.poll_frame(cx)),
+            true => ready!(self.poll_frame(progress, cx)),
             false => Some(Ok(Frame::data(std::mem::take(&mut self.rest)))),
         };
         if let Some(Ok(frame)) = &mut frame
@@ -493,7 +495,11 @@ impl Upstreamed {
         Poll::Ready(frame)
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+    fn poll_frame(
+        &mut self,
+        progress: Option<&Progress>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         if let Some(cut) = self.cut.take() {
             return Poll::Ready(Some(Err(cut)));
         }
@@ -514,7 +520,8 @@ impl Upstreamed {
                 Poll::Ready(frame.map(|frame| frame.map_err(Source::from)))
             }
             Poll::Pending => {
-                ready!(self.idle.poll_expired(cx));
+                // An upstream that takes a long upload, or a call's messages, has nothing to say meanwhile.
+                ready!(self.idle.poll_expired(cx, || progress.map(|progress| progress.last.get())));
                 let error =
                     std::io::Error::new(std::io::ErrorKind::TimedOut, "the upstream's body stands still");
                 Poll::Ready(Some(Err(error.into())))
@@ -525,40 +532,6 @@ impl Upstreamed {
 
 /// A piece as large as comes only of a large body.
 const LARGE: usize = 32 << 10;
-
-/// Expires when nothing has happened for so long. Costs a timer only once something had to be waited for.
-pub(super) struct Idle {
-    limit: Duration,
-    last: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Idle {
-    pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, last: Instant::now(), timer: None }
-    }
-
-    pub(super) fn touch(&mut self) {
-        if self.timer.is_some() {
-            self.last = Instant::now();
-        }
-    }
-
-    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| {
-            self.last = Instant::now();
-            Box::pin(tokio::time::sleep(self.limit))
-        });
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            let due = self.last + self.limit;
-            if due <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due.into());
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {

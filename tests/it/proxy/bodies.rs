@@ -1,5 +1,7 @@
 //! Bodies: framed through, whole or recognisably not, in both protocols.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
@@ -398,6 +400,33 @@ async fn an_early_head_reaches_the_client_while_the_upload_goes_on() {
     assert_eq!(connection.head().await.status, 200);
     connection.send("cd").await;
     assert_eq!(connection.bytes(14).await, b"4\r\nabcd\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_may_stand_still_for_as_long_as_the_upload_goes_on() {
+    let v1 = backend("v1")
+        .answering(async |request| {
+            let (feed, stream) = frames();
+            tokio::spawn(async move {
+                let received = record(request).await.unwrap();
+                let _ = feed.send(Ok(Frame::data(received.body))).await;
+            });
+            http::Response::new(stream)
+        })
+        .start()
+        .await;
+    let idle = "timeouts = { idle = \"2s\" }";
+    let proxy = proxy(&file().worker(idle).version("v1", &v1, 100)).await;
+    let mut connection = proxy.connect().await;
+    let pieces = 50;
+    connection.send(format!("{POST}Content-Length: {pieces}\r\n\r\n")).await;
+    assert_eq!(connection.head().await.status, 200);
+    for _ in 0..pieces {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        connection.send("x").await;
+    }
+    let all = format!("{pieces:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(pieces));
+    assert_eq!(connection.bytes(all.len()).await, all.as_bytes());
 }
 
 #[tokio::test]
