@@ -25,7 +25,8 @@
 //! | Sizes of targets and heads | sizes::honest_sizes_pass, targets_and_heads… | sizes::honest_sizes_pass, over_http_2_too_large_heads… |
 //! | Hop-by-hop fields of requests | hops::nominated_and_customary… of a request | hops::connection_fields_over_http_2… |
 //! | Our own fields nominated as hop-by-hop | hops::no_client_takes_away… | hops::connection_fields_over_http_2… |
-//! | TE | hops::nominated_and_customary… of a request | hops::over_http_2_te… |
+//! | Trailer | hops::trailer_goes_on… | proxy::bodies::trailers_pass_both_ways_between… |
+//! | TE | hops::over_http_1_1_te… | hops::over_http_2_te… |
 //! | Upgrade to h2c | upgrades::an_upgrade_to_h2c… | hops::connection_fields_over_http_2… |
 //! | Bytes before a tunnel is granted | upgrades::before_a_101…, while_the_upstream… | upgrades::over_http_2_no_byte_passes… |
 //! | A 101 that nobody asked for | upgrades::a_101_that_nobody…, a_switch_to_another… | upgrades::a_101_that_nobody… |
@@ -38,7 +39,7 @@
 //! | A bad response head | responses::what_is_no_response_head… | the same |
 //! | A response with length and transfer coding | responses::of_a_length_beside… | the same |
 //! | Bytes behind a response | responses::bytes_behind_an_answer… | the same |
-//! | Interim responses | responses::interim_answers… | the same |
+//! | Interim responses | responses::behind_interim_answers…, limits::interim, all of it | the same |
 //! | Hop-by-hop fields of responses | hops::nominated_and_customary… of a response | the same |
 //! | POST whose upstream closes unanswered | bodies::a_post_whose_upstream… | the same |
 //! | Names, values and pseudo-fields | - | http2::names_and_values…, pseudo_fields_that… |

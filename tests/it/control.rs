@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod documented;
 mod reload;
 pub(crate) mod stage;
 mod watch;

@@ -1,6 +1,7 @@
 //! Health: active checks, and what becomes of requests whose version is down. A whole proxy, with its control thread.
 
 mod checks;
+mod failing;
 mod failover;
 mod grpc;
 

@@ -5,6 +5,7 @@ mod connections;
 mod descriptors;
 mod floods;
 mod heads;
+mod interim;
 // These read `/proc`.
 #[cfg(target_os = "linux")]
 mod memory;

@@ -41,7 +41,7 @@ async fn what_decides_or_frames_in_a_trailer_section_is_dropped_and_never_merged
     );
     assert_eq!(stage.answers(bytes).await.unwrap()[0].status, 200);
     let heard = stage.upstream.last();
-    assert!(heard.trailers.iter().all(|(name, _)| name == "x-sum"), "{heard:?}");
+    assert_eq!(heard.trailers, [("x-sum".to_owned(), "1".to_owned())]);
     assert!(!stage.upstream.all().contains("evil"));
     for way in HTTP2 {
         let mut frames = stage.http2(way).await;

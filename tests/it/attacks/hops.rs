@@ -29,7 +29,6 @@ async fn nominated_and_customary_hop_by_hop_fields_of_a_request_go_no_further() 
         "upgrade",
         "http2-settings",
         "connection",
-        "trailer",
     ] {
         trial.same(name, heard.field(name), None);
     }
@@ -65,7 +64,45 @@ async fn no_client_takes_away_what_the_proxy_says_or_what_framing_and_the_decisi
     trial.end();
 }
 
-// Over HTTP/1.1 it is a hop-by-hop field among the others.
+// `Trailer` is for all recipients (RFC 9110 section 6.6.2): it goes on, because a codec of HTTP/1.1 sends no trailers but
+// those that it announces.
+#[tokio::test]
+async fn trailer_goes_on_in_both_directions_with_the_trailers_that_it_announces() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+                  2\r\nok\r\n0\r\nX-Sum: 2\r\n\r\n";
+    let stage = Stage::before(Upstream::answering(answer).await).await;
+    let lines = "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\nTE: trailers\r\nConnection: close, TE";
+    let post = request("POST /", lines, "2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n");
+    let said = stage.exchange(post).await.unwrap();
+    let heard = stage.upstream.last();
+    let mut trial = Trial::default();
+    trial.same("trailer", heard.field("trailer").as_deref(), Some("X-Sum"));
+    trial.same("trailers", &heard.trailers[..], &[("x-sum".to_owned(), "1".to_owned())]);
+    let said = String::from_utf8(said).unwrap();
+    trial.same(&format!("{said:?}"), said.contains("\r\ntrailer: X-Sum\r\n"), true);
+    trial.same(&format!("{said:?}"), said.ends_with("0\r\nx-sum: 2\r\n\r\n"), true);
+    trial.end();
+}
+
+#[tokio::test]
+async fn over_http_1_1_te_may_say_trailers_and_nothing_else() {
+    let stage = Stage::new().await;
+    let mut trial = Trial::default();
+    for (te, expected) in [
+        ("trailers", Some("trailers")),
+        ("Trailers", Some("trailers")),
+        ("gzip, trailers", Some("trailers")),
+        ("gzip", None),
+        ("", None),
+    ] {
+        let heard = heard_of(&stage, &format!("TE: {te}\r\nConnection: close, TE")).await;
+        trial.same(te, heard.field("te").as_deref(), expected);
+        // Who sends it says that it is for the next hop alone (RFC 9110 section 10.1.4).
+        trial.same(te, heard.field("connection").as_deref(), expected.map(|_| "te"));
+    }
+    trial.end();
+}
+
 #[tokio::test]
 async fn over_http_2_te_may_say_trailers_and_nothing_else() {
     let stage = Stage::new().await;

@@ -130,7 +130,7 @@ async fn bytes_behind_an_answer_are_never_delivered_and_their_connection_is_not_
 }
 
 #[tokio::test]
-async fn interim_answers_are_bounded_and_the_final_one_is_still_delivered() {
+async fn behind_interim_answers_the_final_one_is_still_delivered() {
     let many = "HTTP/1.1 102 Processing\r\n\r\n".repeat(2000);
     for (name, interim) in [
         ("2000 x 102", many),

@@ -20,7 +20,12 @@ pub(super) struct Wire(pub(super) Pipe);
 impl Wire {
     /// A client whose streams may be sent so much; the settings' default is 65,535.
     pub(super) async fn open(proxy: &Proxy, window: u32) -> Self {
-        let mut wire = Self(proxy.pipe().await);
+        Self::over(proxy.pipe().await, window).await
+    }
+
+    /// The same, on a connection on which nothing was said yet.
+    pub(super) async fn over(pipe: Pipe, window: u32) -> Self {
+        let mut wire = Self(pipe);
         wire.0.write_all(PREFACE).await.unwrap();
         let setting = [&[0, 4][..], &window.to_be_bytes()].concat();
         wire.send(&frame(SETTINGS, 0, 0, &setting)).await;

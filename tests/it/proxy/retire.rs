@@ -16,7 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use tokio_tungstenite::{WebSocketStream, accept_async};
 
 use crate::support::{
-    Backend, Body, Connection, File, Proxy, empty, eventually, file, frames, http2, proxy, raw_backend, soon,
+    Backend, Body, Connection, File, Pipe, Proxy, empty, eventually, file, frames, http2, proxy, raw_backend,
+    soon, wire,
 };
 
 use super::kit::{self, Speaks};
@@ -162,6 +163,47 @@ async fn over_http_2_the_stream_is_reset_and_others_of_its_connection_go_on() {
     proxy.reload(&deployed(&endless, &["v3"], SOON)).await.unwrap();
     assert!(soon("the reset", kept.frame()).await.unwrap().is_err());
     eventually("the connection ends", || client.is_closed()).await;
+}
+
+#[tokio::test]
+async fn over_http_2_a_connection_without_other_streams_is_told_to_go() {
+    let endless = endless().await;
+    let mut proxy = proxy(&deployed(&endless, &["v1", "v2"], SOON)).await;
+    let mut pipe = proxy.pipe().await;
+    let overrides = ("cloudflare-workers-version-overrides", "shop=\"v2\"");
+    let head = wire::block(&[&wire::request("GET", "/")[..], &[overrides]].concat());
+    let open = wire::frame(wire::HEADERS, wire::END_HEADERS | wire::END_STREAM, 1, &head);
+    let settings = wire::frame(wire::SETTINGS, 0, 0, &[]);
+    pipe.write_all(&[wire::PREFACE, &settings, &open].concat()).await.unwrap();
+    eventually("the request is under way", || under_way(&proxy) == ["v2: 1 + 0"]).await;
+    proxy.reload(&deployed(&endless, &["v1"], SOON)).await.unwrap();
+    // The codec says so twice: once before it knows what is on its way, and, when a PING has come back, for good.
+    let mut ends = Vec::new();
+    while let Some((kind, flags, payload)) = soon("a frame", frame_of(&mut pipe)).await {
+        match kind {
+            wire::PING if flags & wire::ACK == 0 => {
+                pipe.write_all(&wire::frame(wire::PING, wire::ACK, 0, &payload)).await.unwrap();
+            }
+            wire::RST_STREAM | wire::GOAWAY => ends.push((kind, payload)),
+            _ => {}
+        }
+    }
+    let [(first, no_error), goaways @ ..] = &ends[..] else { panic!("{ends:?}") };
+    assert_eq!((*first, &no_error[..]), (wire::RST_STREAM, &wire::CANCEL.to_be_bytes()[..]), "{ends:?}");
+    assert!(goaways.iter().all(|(kind, _)| *kind == wire::GOAWAY), "{ends:?}");
+    let (_, last) = goaways.last().unwrap_or_else(|| panic!("no GOAWAY: {ends:?}"));
+    // The last stream, and NO_ERROR.
+    assert_eq!(last[..8], [0, 0, 0, 1, 0, 0, 0, 0], "{ends:?}");
+}
+
+/// The next frame's kind, flags and payload; `None` at the end.
+async fn frame_of(pipe: &mut Pipe) -> Option<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    pipe.read_exact(&mut head).await.ok()?;
+    let (length, kind, flags, _) = wire::frame_head(head);
+    let mut payload = vec![0; length];
+    pipe.read_exact(&mut payload).await.ok()?;
+    Some((kind, flags, payload))
 }
 
 #[tokio::test]
