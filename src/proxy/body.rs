@@ -415,8 +415,7 @@ impl Body for ResponseBody {
                     this.turn(true);
                     return Poll::Pending;
                 };
-                let progress = this.meter.as_ref().and_then(|meter| meter.progress.as_deref());
-                match upstreamed.poll_frame_within(allowance, progress, cx) {
+                match upstreamed.poll_frame_within(allowance, this.meter.as_deref(), cx) {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
                         this.turn(false);
@@ -479,11 +478,11 @@ impl Upstreamed {
     fn poll_frame_within(
         &mut self,
         allowance: usize,
-        progress: Option<&Progress>,
+        meter: Option<&Meter>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         let mut frame = match self.rest.is_empty() {
-            true => ready!(self.poll_frame(progress, cx)),
+            true => ready!(self.poll_frame(meter, cx)),
             false => Some(Ok(Frame::data(std::mem::take(&mut self.rest)))),
         };
         if let Some(Ok(frame)) = &mut frame
@@ -497,7 +496,7 @@ impl Upstreamed {
 
     fn poll_frame(
         &mut self,
-        progress: Option<&Progress>,
+        meter: Option<&Meter>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         if let Some(cut) = self.cut.take() {
@@ -521,7 +520,8 @@ impl Upstreamed {
             }
             Poll::Pending => {
                 // An upstream that takes a long upload, or a call's messages, has nothing to say meanwhile.
-                ready!(self.idle.poll_expired(cx, || progress.map(|progress| progress.last.get())));
+                let upload = || Some(meter?.progress.as_ref()?.last.get());
+                ready!(self.idle.poll_expired(cx, upload));
                 let error =
                     std::io::Error::new(std::io::ErrorKind::TimedOut, "the upstream's body stands still");
                 Poll::Ready(Some(Err(error.into())))
