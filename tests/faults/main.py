@@ -19,8 +19,8 @@ from stage import Broken, Skipped, Stage
 # In the order in which they are played. Each is a module of `scenarios` with a TITLE, the PROXIES for which it has a
 # meaning, and a function `play(stage, report)`.
 SCENARIOS = ["upstream_killed", "stale_pool", "upstream_hung", "flapping", "version_down", "split", "descriptors",
-             "memory_idle", "memory_slow", "stalled_input", "client_leaves", "shutdown", "log_full", "configuration", "clock", "soak", "reload_storm",
-             "integrity", "upgrade"]
+             "memory_idle", "memory_slow", "stalled_input", "client_leaves", "shutdown", "log_full", "configuration", "clock",
+             "soak", "panics", "reload_storm", "integrity", "upgrade"]
 
 
 def arguments():
@@ -44,8 +44,9 @@ def arguments():
             parser.error(f"{name} is not installed; leave it out with --peers")
     options.proxies = ["gradual", *peers]
     options.gradual = os.environ["GRADUAL"]
+    form = ["--full" if options.full else "--short", *(["--soak", str(options.soak)] if options.soak else [])]
+    options.command = " ".join(["tests/faults/run", *form, *options.words])
     options.soak = options.soak or (90 if options.full else 20)
-    options.command = " ".join(["tests/faults/run", "--full" if options.full else "--short", *options.words])
     options.scenarios = [name for name in SCENARIOS
                          if not options.words or any(word in name for word in options.words)]
     if not options.scenarios:
