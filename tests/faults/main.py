@@ -27,7 +27,7 @@ def arguments():
     parser = argparse.ArgumentParser(
         prog="tests/faults/run", description="Fault scenarios: figures of gradual beside those of nginx and HAProxy.")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--short", dest="full", action="store_false", default=False, help="the form of CI, about 3 minutes (default)")
+    form.add_argument("--short", dest="full", action="store_false", default=False, help="the form of CI, about 4 minutes (default)")
     form.add_argument("--full", action="store_true", help="the form of the document, about 12 minutes")
     parser.add_argument("--peers", default="nginx,haproxy", metavar="NAMES", help='default: %(default)s; "" for none')
     parser.add_argument("--soak", type=int, metavar="SECONDS", help="default: 20, in the full form 90")
