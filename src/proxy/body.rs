@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 
 use super::failure::Source;
 use super::idle::Idle;
+use super::panics;
 use super::piece::Piece;
 use super::record::Meter;
 use super::trailers;
@@ -41,6 +42,8 @@ pub(super) struct Progress {
     waiting: Cell<bool>,
     /// Whether the client's side failed.
     pub(super) failed: Cell<bool>,
+    /// Whether it was lost to a panic.
+    pub(super) panicked: Cell<bool>,
     /// The most bytes that there may be.
     most: u64,
     /// Whether there were more.
@@ -68,6 +71,7 @@ impl Progress {
             bytes: Cell::new(0),
             waiting: Cell::new(false),
             failed: Cell::new(false),
+            panicked: Cell::new(false),
             most,
             is_too_large: Cell::new(false),
             waited: Cell::new(Duration::ZERO),
@@ -190,6 +194,30 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        // An upstream's codec would end with all that share its connection, or let the answer be waited for in vain.
+        panics::caught(|| self.next_frame(cx)).unwrap_or_else(|| self.lost())
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(|(inner, _)| inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, _)| inner.size_hint())
+    }
+}
+
+impl RequestBody {
+    /// The end of one that a panic was in. What the client still sends of it is taken all the same, so that it gets its answer.
+    #[cold]
+    fn lost(&self) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
+        if let Some((_, progress)) = &self.inner {
+            progress.panicked.set(true);
+        }
+        Poll::Ready(Some(Err("the request is lost to a panic".into())))
+    }
+
+    fn next_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Source>>> {
         let most_trailers = self.most_trailers;
         let Some((inner, progress)) = &mut self.inner else { return Poll::Ready(None) };
         if progress.unwanted.get() {
@@ -206,7 +234,7 @@ impl Body for RequestBody {
         Poll::Ready(match frame {
             Some(Ok(mut frame)) => {
                 #[cfg(test)]
-                super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "upload");
+                panics::provoke(frame.data_ref().map_or(b"", |data| data), "upload");
                 progress.bytes.set(progress.bytes.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
                 if progress.bytes.get() > progress.most {
                     progress.is_too_large.set(true);
@@ -226,14 +254,6 @@ impl Body for RequestBody {
             }
             None => None,
         })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(|(inner, _)| inner.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), |(inner, _)| inner.size_hint())
     }
 }
 
@@ -442,7 +462,7 @@ impl Body for ResponseBody {
         match &frame {
             Some(Ok(frame)) => {
                 #[cfg(test)]
-                super::panics::provoke(frame.data_ref().map_or(b"", |data| data), "body");
+                panics::provoke(frame.data_ref().map_or(b"", |data| data), "body");
                 if let (Some(meter), Some(data)) = (&mut this.meter, frame.data_ref()) {
                     let length = data.len();
                     meter.response_bytes += length as u64;

@@ -472,6 +472,10 @@ pub(super) fn failed(error: hyper::Error, meter: &Meter) -> Failure {
     if meter.progress.as_ref().is_some_and(|progress| progress.is_too_large.get()) {
         return Kind::BodyTooLarge.into();
     }
+    if meter.progress.as_ref().is_some_and(|progress| progress.panicked.get()) {
+        meter.client.shard.services().registry.panicked();
+        return Kind::Internal.into();
+    }
     if meter.progress.as_ref().is_some_and(|progress| progress.failed.get()) {
         return Failure::because(Kind::BadRequest("the request's body was cut short or is malformed"), error);
     }

@@ -214,6 +214,9 @@ impl Meter {
     /// The upstream's body failed.
     pub(super) fn upstream_failed(&mut self) {
         self.outcome = Outcome::Exception;
+        if self.progress.as_ref().is_some_and(|progress| progress.panicked.get()) {
+            self.client.shard.services().registry.panicked();
+        }
     }
 
     /// The request is lost to a panic. What was answered already stays what was answered.

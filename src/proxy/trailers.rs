@@ -14,6 +14,8 @@ const FIELD: usize = 32;
 /// The section takes more than `most` bytes. `most` is to be half of what the codec reads: beyond that it leaves fields out
 /// without a word, and what comes near may lack some.
 pub(super) fn clean(trailers: &mut HeaderMap, most: usize) -> Result<(), Source> {
+    #[cfg(test)]
+    super::panics::provoke(trailers.get("x-test-panic").map_or(b"", http::HeaderValue::as_bytes), "trailers");
     if size(trailers) > most {
         return Err("the trailers are too large".into());
     }

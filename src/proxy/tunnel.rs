@@ -309,6 +309,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        #[cfg(test)]
+        super::panics::provoke(buf.filled(), "tunnel");
         this.moved.last.set(Instant::now());
         Poll::Ready(Ok(()))
     }

@@ -9,11 +9,13 @@ CANCEL = 8
 
 
 class Http2:
-    """A connection by prior knowledge."""
+    """A connection by prior knowledge; with a context of TLS, inside of that."""
 
-    def __init__(self, port, timeout=20):
+    def __init__(self, port, timeout=20, tls=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket)
         self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         self.send(SETTINGS)
 

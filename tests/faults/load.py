@@ -9,7 +9,8 @@ the moment at which its request was due: so a proxy that stands still is seen to
 next request when it has the last one's answer, after a pause. A connection is used for one request at a time, and kept.
 
 The result has one row for each request: when it was due, how long it took, its method, its key, its identity, its outcome,
-the version and the backend that answered. An outcome is "ok", a status of three digits, "closed" (no answer, or half of
+the version and the backend that answered, and how late it was sent: that is the machine's doing, or the load's, and never
+the proxy's. An outcome is "ok", a status of three digits, "closed" (no answer, or half of
 one), "timeout", "refused" (no connection), or "wrong" (another body than the request's).
 """
 
@@ -68,6 +69,7 @@ class Client:
         await asyncio.gather(*(work() for _ in range(self.plan["workers"])))
 
     async def request(self, due):
+        late = time.monotonic() - due
         self.count += 1
         identity, key = f"{self.plan['name']}-{self.count}", self.keys[self.count % len(self.keys)]
         method = "POST" if self.random.random() < self.post else "GET"
@@ -87,7 +89,7 @@ class Client:
             outcome = "refused"
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError):
             outcome = "closed"
-        self.rows.append((due, time.monotonic() - due, method, key, identity, outcome, version, backend))
+        self.rows.append((due, time.monotonic() - due, method, key, identity, outcome, version, backend, late))
 
     async def connection(self):
         while self.idle:

@@ -19,15 +19,15 @@ from stage import Broken, Skipped, Stage
 # In the order in which they are played. Each is a module of `scenarios` with a TITLE, the PROXIES for which it has a
 # meaning, and a function `play(stage, report)`.
 SCENARIOS = ["upstream_killed", "stale_pool", "upstream_hung", "flapping", "version_down", "split", "descriptors",
-             "memory_idle", "memory_slow", "stalled_input", "client_leaves", "shutdown", "log_full", "configuration", "clock", "soak", "reload_storm",
-             "integrity", "upgrade"]
+             "memory_idle", "memory_slow", "stalled_input", "client_leaves", "shutdown", "log_full", "configuration", "clock",
+             "soak", "panics", "reload_storm", "integrity", "upgrade"]
 
 
 def arguments():
     parser = argparse.ArgumentParser(
         prog="tests/faults/run", description="Fault scenarios: figures of gradual beside those of nginx and HAProxy.")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--short", dest="full", action="store_false", default=False, help="the form of CI, about 3 minutes (default)")
+    form.add_argument("--short", dest="full", action="store_false", default=False, help="the form of CI, about 4 minutes (default)")
     form.add_argument("--full", action="store_true", help="the form of the document, about 12 minutes")
     parser.add_argument("--peers", default="nginx,haproxy", metavar="NAMES", help='default: %(default)s; "" for none')
     parser.add_argument("--soak", type=int, metavar="SECONDS", help="default: 20, in the full form 90")
@@ -44,8 +44,9 @@ def arguments():
             parser.error(f"{name} is not installed; leave it out with --peers")
     options.proxies = ["gradual", *peers]
     options.gradual = os.environ["GRADUAL"]
+    form = ["--full" if options.full else "--short", *(["--soak", str(options.soak)] if options.soak else [])]
+    options.command = " ".join(["tests/faults/run", *form, *options.words])
     options.soak = options.soak or (90 if options.full else 20)
-    options.command = " ".join(["tests/faults/run", "--full" if options.full else "--short", *options.words])
     options.scenarios = [name for name in SCENARIOS
                          if not options.words or any(word in name for word in options.words)]
     if not options.scenarios:

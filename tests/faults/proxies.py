@@ -41,6 +41,8 @@ class Job:
     abort: bool = False
     # Where the access log goes; "": nowhere.
     log: str = ""
+    # Where a certificate and its key are, in one file, with which TLS is served too; "": it is not.
+    certificate: str = ""
     # Put in front of the command: words, such as prlimit's.
     prefix: tuple = ()
     # More variables for the process.
@@ -76,11 +78,17 @@ versions = [
   {{ version_id = "v1", percentage = {100 - share} }},
 ]
 """ for site, share in job.sites.items())
+    tls = f"""
+[[listener]]
+address = "127.0.0.1:{ports[3]}"
+tls = [{{ certificate = "{job.certificate}", key = "{job.certificate}" }}]
+""" if job.certificate else ""
     return f"""
 [server]
 threads = 2
 [[listener]]
 address = "127.0.0.1:{ports[0]}"
+{tls}
 [limits]
 drain_timeout = "{seconds(job.grace)}"
 [log]
@@ -98,11 +106,14 @@ def nginx(job, name, ports, folder):
         + " ".join(f"server 127.0.0.1:{backend.ports[name]} {failures};" for backend in backends)
         + " keepalive 256; }\n" for version, backends in job.versions.items())
     remap = "error_page 502 503 504 = @other;" if job.remap else ""
+    tls = f"""listen 127.0.0.1:{ports[3]} ssl http2;
+        ssl_certificate {job.certificate}; ssl_certificate_key {job.certificate};""" if job.certificate else ""
     sites = "".join(f"""
     split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {share}% v2; * v1; }}
     map $version_{site} $other_{site} {{ v1 v2; v2 v1; }}
     server {{
         listen 127.0.0.1:{ports[0]}; listen 127.0.0.1:{ports[1]} http2; server_name {site}.test;
+        {tls}
         location / {{ proxy_pass http://$version_{site}; {remap} }}
         location @other {{ proxy_pass http://$other_{site}; }}
     }}""" for site, share in job.sites.items())
@@ -140,6 +151,7 @@ def haproxy(job, name, ports, _folder):
             rules.append(f"use_backend v2 if {here} {{ nbsrv(v1) eq 0 }}")
         rules += [f"use_backend v2 if {here} {v2}", f"use_backend v1 if {here}"]
     log = "log stdout format raw local0\n  option httplog" if job.log else "option dontlognull"
+    tls = f"bind 127.0.0.1:{ports[3]} ssl crt {job.certificate} alpn h2,http/1.1" if job.certificate else ""
     return f"""
 global
   nbthread 2
@@ -162,6 +174,7 @@ defaults
 frontend faults
   bind 127.0.0.1:{ports[0]}
   bind 127.0.0.1:{ports[1]} proto h2
+  {tls}
   http-request disable-l7-retry unless METH_GET
 """ + "".join(f"  {rule}\n" for rule in rules) + pools
 
@@ -197,8 +210,8 @@ class Proxy:
 
     def __init__(self, stage, name, job, start=True):
         self.stage, self.name, self.job, self.kind = stage, name, job, KINDS[name]
-        self.ports = stage.free_ports(3)
-        self.port, self.h2_port, self.admin = self.ports
+        self.ports = stage.free_ports(4)
+        self.port, self.h2_port, self.admin, self.tls_port = self.ports
         if name == "gradual":
             self.h2_port = self.port
         self.folder = stage.folder / name

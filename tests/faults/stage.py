@@ -25,7 +25,7 @@ class Skipped(Exception):
 
 
 # One request, as load.py writes it.
-Request = namedtuple("Request", "due took method key identity outcome version backend")
+Request = namedtuple("Request", "due took method key identity outcome version backend late")
 
 
 def eventually(question, what, patience=20.0):

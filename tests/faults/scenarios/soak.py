@@ -15,6 +15,8 @@ PROXIES = ("gradual", "nginx", "haproxy")
 # How much more may be there after the last round of faults than after the second. Memory goes up and down by some MiB as
 # allocators give it back; descriptors, by what is kept open to upstreams.
 MEMORY, DESCRIPTORS = 4, 16
+# From how many minutes on a slope is more than that of the noise.
+SLOPE_FROM = 5
 
 
 def play(stage, report):
@@ -41,7 +43,7 @@ def play(stage, report):
     results = load.wait(seconds + 60)
     arrived, _ = stage.delivered()
     for proxy in proxies:
-        judge(report, proxy, control[proxy.name], (results[proxy.name], arrived), samples[proxy.name], (number, len(faults)))
+        judge(report, proxy, control[proxy.name], (results[proxy.name], arrived), samples[proxy.name], (seconds, number, len(faults)))
 
 
 def kinds(proxies, first, second):
@@ -87,9 +89,9 @@ def kinds(proxies, first, second):
 
 
 def judge(report, proxy, control, ended, samples, faults):
-    name, (requests, arrived), (number, kinds_of) = proxy.name, ended, faults
+    name, (requests, arrived), (seconds, number, kinds_of) = proxy.name, ended, faults
     report.add(name, "failed without the fault", figures.outcomes(control), "0", not figures.failed(control))
-    report.add(name, f"failed, with {number} faults", figures.outcomes(requests))
+    report.add(name, f"failed in {seconds:,} s, with {number} faults", figures.outcomes(requests))
     wrong = sum(each.outcome == "wrong" for each in requests)
     report.add(name, "wrong bodies", wrong, "0", not wrong)
     twice = figures.delivered_twice(requests, arrived)
@@ -110,11 +112,11 @@ def judge(report, proxy, control, ended, samples, faults):
         grown = growth(values, kinds_of)
         report.add(name, f"{what}: growth from the second round of faults to the last", f"{grown:+.1f}{unit}",
                    f"at most +{bar}{unit}", grown <= bar)
-        if bar and minutes >= 5:
-            # In less time it would be the slope of the noise.
-            slope = statistics.linear_regression([each[0] / 60 for each in kept], values).slope
-            report.add(name, f"{what}: slope", f"{slope:+.2f}{unit} a minute", f"at most +1{unit}", slope <= 1,
-                       gate=False)
+        if bar and minutes >= SLOPE_FROM:
+            # No more over all of the time than may be left at its end.
+            slope, most = statistics.linear_regression([each[0] / 60 for each in kept], values).slope, bar / minutes
+            report.add(name, f"{what}: slope", f"{slope:+.2f}{unit} a minute", f"at most +{most:.2f}{unit} a minute",
+                       slope <= most, gate=False)
 
 
 def growth(values, round_of):
