@@ -73,6 +73,7 @@ pub use self::health::{
 pub use self::probe::ProbeError;
 pub use self::standing::LastCheck;
 
+use self::budget::Budgets;
 use self::census::Census;
 use self::health::Roster;
 use self::resolve::{Addresses, Names};
@@ -132,6 +133,7 @@ pub struct Services {
 pub struct Shards {
     threads: Vec<Thread>,
     names: Names,
+    budgets: Budgets,
     standings: Arc<Standings>,
     /// What serves, for those who check upstreams.
     roster: tokio::sync::watch::Sender<Arc<Roster>>,
@@ -211,6 +213,7 @@ impl Shards {
         Self {
             threads,
             names: Names::default(),
+            budgets: Budgets::default(),
             standings,
             roster: tokio::sync::watch::Sender::default(),
             listeners: Vec::new(),
@@ -295,6 +298,7 @@ impl Shards {
             listener_tls: files.listener_tls,
             upstream_tls: files.upstream_tls,
             secrets: files.secrets,
+            budgets: self.budgets.of_all(config, self.threads.len()),
             names,
         };
         Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })

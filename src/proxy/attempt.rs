@@ -105,7 +105,7 @@ impl Exchange {
     fn choose(&mut self, once: bool) -> Result<(Choice, Timeouts), Failure> {
         let draw = self.meter.client.shard.draw();
         let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
-        worker.budget.request();
+        worker.tally.request();
         let endpoints = version.backends.endpoints();
         let none = if endpoints.is_empty() { Kind::NoUpstream } else { Kind::NoHealthyUpstream };
         let choice = balance::choose(&endpoints, draw, once).ok_or(none)?;
@@ -240,7 +240,7 @@ impl Exchange {
             (None, Some(same)) => Choice::plain(&same),
             (None, None) => return Err(failure),
         };
-        if !worker.budget.take(Instant::now()) {
+        if !worker.budget().take(Instant::now()) {
             version.series.retried(Retry::Budget);
             return Err(failure);
         }
