@@ -18,6 +18,7 @@ mod cork;
 mod ejection;
 mod executor;
 mod failure;
+mod files;
 mod frames;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -74,6 +75,7 @@ pub use self::health::{
 pub use self::probe::ProbeError;
 pub use self::standing::LastCheck;
 
+use self::budget::Budgets;
 use self::census::Census;
 use self::health::Roster;
 use self::resolve::{Addresses, Names};
@@ -82,12 +84,11 @@ use self::snapshot::Blueprint;
 pub use self::socket::Handed;
 use self::socket::{Held, Listening};
 use self::standing::Standings;
-use crate::config::{Address, Config, Endpoint, Scheme};
+use crate::config::{Address, Config, Endpoint};
 use crate::diag::Diagnostic;
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
 use crate::model::route::Router;
-use crate::model::secret::Secret;
 
 /// A configuration with everything bound and read that it names: committing it cannot fail.
 #[derive(Debug)]
@@ -133,6 +134,7 @@ pub struct Services {
 pub struct Shards {
     threads: Vec<Thread>,
     names: Names,
+    budgets: Budgets,
     standings: Arc<Standings>,
     /// What serves, for those who check upstreams.
     roster: tokio::sync::watch::Sender<Arc<Roster>>,
@@ -212,6 +214,7 @@ impl Shards {
         Self {
             threads,
             names: Names::default(),
+            budgets: Budgets::default(),
             standings,
             roster: tokio::sync::watch::Sender::default(),
             listeners: Vec::new(),
@@ -269,7 +272,7 @@ impl Shards {
     /// # Errors
     /// Every mistake, with its place in the file.
     pub fn read_files(config: &Config) -> Result<(), Vec<Diagnostic>> {
-        read_files(config).map(drop)
+        files::read(config).map(drop)
     }
 
     /// Binds what is not bound yet, and reads certificates. Changes nothing that serves.
@@ -277,7 +280,7 @@ impl Shards {
     /// # Errors
     /// Every mistake, with its place in the file.
     pub async fn prepare(&mut self, config: &Config) -> Result<Prepared, Vec<Diagnostic>> {
-        let files = read_files(config);
+        let files = files::read(config);
         let bound = self.bind(config);
         let (files, listeners) = match (files, bound) {
             (Ok(files), Ok(listeners)) => (files, listeners),
@@ -296,6 +299,7 @@ impl Shards {
             listener_tls: files.listener_tls,
             upstream_tls: files.upstream_tls,
             secrets: files.secrets,
+            budgets: self.budgets.of_all(config, self.threads.len()),
             names,
         };
         Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })
@@ -560,31 +564,6 @@ fn cannot_listen(address: &Address, error: &io::Error, span: crate::diag::Span) 
         io::ErrorKind::AddrNotAvailable => problem.help("this machine has no such address"),
         _ => problem,
     }
-}
-
-/// What the files that a configuration names become.
-struct Files {
-    listener_tls: Vec<Option<Arc<rustls::ServerConfig>>>,
-    upstream_tls: Vec<Vec<Option<tls::UpstreamConnector>>>,
-    /// By worker.
-    secrets: Vec<Option<Secret>>,
-}
-
-fn read_files(config: &Config) -> Result<Files, Vec<Diagnostic>> {
-    let mut problems = Vec::new();
-    let listener_tls = config.listeners.iter().map(tls::server);
-    let listener_tls =
-        listener_tls.map(|tls| tls.map_err(|more| problems.extend(more)).ok().flatten()).collect();
-    let mut of_version = |version: &crate::config::Version| {
-        let secure = version.upstreams.iter().any(|upstream| upstream.value.scheme == Scheme::Https);
-        let connector = secure.then(|| tls::upstream(&version.tls)).transpose();
-        connector.map_err(|more| problems.extend(more)).ok().flatten()
-    };
-    let upstream_tls =
-        config.workers.iter().map(|worker| worker.versions.iter().map(&mut of_version).collect()).collect();
-    let secrets = config.workers.iter().map(secret::of_worker);
-    let secrets = secrets.map(|secret| secret.map_err(|one| problems.push(one)).ok().flatten()).collect();
-    if problems.is_empty() { Ok(Files { listener_tls, upstream_tls, secrets }) } else { Err(problems) }
 }
 
 /// The router over all workers' routes; its targets are indexes of workers.

@@ -3,6 +3,9 @@
 //! Safe is: nothing of the request was written; or HTTP/2 says that the upstream has not looked at it; or the method is
 //! idempotent (RFC 9110 section 9.2.2), the request has no body, and the upstream closed the connection before a byte of an
 //! answer came. So no upstream sees a POST twice. A request that was late once is not tried again: it would be late twice.
+//!
+//! Where nobody listens at an address of a name, one other address of it is tried for each request, outside of the budget: at
+//! many a `localhost` somebody listens at only one of the two. With the one more attempt that is three connections at most.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -35,8 +38,12 @@ pub(super) struct Attempts {
     /// Whether it was sent on a kept connection that the upstream closed under it. That is nobody's failure, and no load
     /// that the budget should bound.
     stale: bool,
+    /// Whether it went to another address of a name, because nobody listens at the first.
+    moved: bool,
     /// Whether it was sent for the second time.
     retried: bool,
+    /// Whether any of these three: what comes of it counts as that of a retry.
+    again: bool,
     /// Whether it was given the form of HTTP/2, and so lost its `Host` line.
     pub(super) of_http2: bool,
     /// Where it failed.
@@ -94,7 +101,7 @@ impl Exchange {
 
     /// Counts what came of a request that was sent twice.
     pub(super) fn count_retry(&self, succeeded: bool) {
-        if (self.attempts.stale || self.attempts.retried)
+        if self.attempts.again
             && let Some((_, version)) = chosen(&self.meter)
         {
             version.series.retried(if succeeded { Retry::Success } else { Retry::Failure });
@@ -105,7 +112,7 @@ impl Exchange {
     fn choose(&mut self, once: bool) -> Result<(Choice, Timeouts), Failure> {
         let draw = self.meter.client.shard.draw();
         let (worker, version) = chosen(&self.meter).ok_or(Kind::NoUpstream)?;
-        worker.budget.request();
+        worker.tally.request();
         let endpoints = version.backends.endpoints();
         let none = if endpoints.is_empty() { Kind::NoUpstream } else { Kind::NoHealthyUpstream };
         let choice = balance::choose(&endpoints, draw, once).ok_or(none)?;
@@ -142,8 +149,10 @@ impl Exchange {
         self.count(failure.kind, &mut choice);
         self.attempts.tried.push(Rc::clone(&choice.endpoint));
         if failure.kind == Kind::ConnectFailed
+            && !self.attempts.moved
             && let Some(other) = self.other_address(&choice.endpoint)
         {
+            (self.attempts.moved, self.attempts.again) = (true, true);
             return Ok(other);
         }
         self.retry(failure, None)
@@ -195,7 +204,7 @@ impl Exchange {
         };
         self.request = Some(again.request);
         if stale && !self.attempts.stale {
-            (self.attempts.stale, self.attempts.fresh) = (true, true);
+            (self.attempts.stale, self.attempts.again, self.attempts.fresh) = (true, true, true);
             // Where it was closed, the whole upstream may have ended: there is no third time to find that out.
             let next = self.elsewhere(&endpoint).unwrap_or(choice);
             note(&mut self.meter, &next);
@@ -240,11 +249,14 @@ impl Exchange {
             (None, Some(same)) => Choice::plain(&same),
             (None, None) => return Err(failure),
         };
-        if !worker.budget.take(Instant::now()) {
-            version.series.retried(Retry::Budget);
+        if !worker.budget().take(Instant::now()) {
+            // Each request counts once: what came of a second attempt is counted at its end.
+            if !self.attempts.again {
+                version.series.retried(Retry::Budget);
+            }
             return Err(failure);
         }
-        (self.attempts.retried, self.attempts.fresh) = (true, true);
+        (self.attempts.retried, self.attempts.again, self.attempts.fresh) = (true, true, true);
         note(&mut self.meter, &choice);
         Ok(choice)
     }

@@ -14,7 +14,6 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Services;
 use super::accept::Accepting;
-use super::budget::{Budget, Budgets};
 use super::census::Census;
 use super::retire::{self, Tenures};
 use super::snapshot::{Blueprint, Snapshot};
@@ -25,7 +24,6 @@ use super::watch::Watch;
 use crate::config::Limits;
 use crate::export::access::Sink;
 use crate::metrics::Limit;
-use crate::model::name::WorkerName;
 
 /// What the control thread tells a shard.
 pub(super) enum Command {
@@ -63,8 +61,6 @@ pub(super) struct Shard {
     snapshot: RefCell<Rc<Snapshot>>,
     /// Every endpoint in use, so that a reload keeps the connections of those that it does not change.
     endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
-    /// Every worker's budget for sending requests again.
-    budgets: Budgets,
     accepting: RefCell<HashMap<u64, Accepting>>,
     gauge: Arc<Gauge>,
     drain: Drain,
@@ -163,7 +159,6 @@ impl Shard {
             random: RefCell::new(fastrand::Rng::new()),
             snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
             endpoints: RefCell::default(),
-            budgets: Budgets::default(),
             accepting: RefCell::default(),
             gauge: Arc::clone(gauge),
             drain: Drain::default(),
@@ -253,11 +248,6 @@ impl Shard {
         let mut endpoints = self.endpoints.borrow_mut();
         endpoints.retain(|_, endpoint| endpoint.strong_count() > 0);
         endpoints.values().filter_map(Weak::upgrade).collect()
-    }
-
-    /// A worker's budget for sending requests again.
-    pub(super) fn budget(&self, worker: &WorkerName) -> Rc<Budget> {
-        self.budgets.of(worker)
     }
 
     /// Counts a connection for as long as the guard lives.

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use rustls::ServerConfig;
 
 use super::Services;
-use super::budget::Budget;
+use super::budget::{Budget, Tally};
 use super::resolve::Addresses;
 use super::retire::Tenure;
 use super::shard::Shard;
@@ -36,6 +36,8 @@ pub(super) struct Blueprint {
     pub(super) upstream_tls: Vec<Vec<Option<UpstreamConnector>>>,
     /// By worker; what overrides must show.
     pub(super) secrets: Vec<Option<Secret>>,
+    /// By worker; for sending requests again.
+    pub(super) budgets: Vec<Arc<Budget>>,
     /// By name.
     pub(super) names: HashMap<String, Addresses>,
 }
@@ -59,8 +61,8 @@ pub(super) struct WorkerState {
     pub(super) series: Arc<WorkerSeries>,
     /// Counts requests that reached no version.
     pub(super) unversioned: Arc<VersionSeries>,
-    /// For sending requests again; it goes on over reloads.
-    pub(super) budget: Rc<Budget>,
+    /// Counts requests for the budget; it goes on over reloads.
+    pub(super) tally: Arc<Tally>,
     /// `upstream_host` where it is a name.
     pub(super) host: Option<HeaderValue>,
 }
@@ -127,7 +129,7 @@ impl WorkerState {
             versions: deployed(worker).map(build).collect(),
             series: registry.worker(shard.index(), name),
             unversioned: registry.unversioned(shard.index(), Some(name)),
-            budget: shard.budget(name),
+            tally: blueprint.budgets[index].tally(shard.index()),
             host: match &worker.upstream_host {
                 UpstreamHost::Name(name) => Some(text(name)),
                 UpstreamHost::Preserve | UpstreamHost::Upstream => None,
@@ -146,6 +148,11 @@ impl WorkerState {
     /// What overrides must show; `None` where they need not show anything.
     pub(super) fn secret(&self) -> Option<&Secret> {
         self.blueprint.secrets.get(self.index)?.as_ref()
+    }
+
+    /// For sending requests again, of all shards.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.blueprint.budgets[self.index]
     }
 
     pub(super) fn name(&self) -> &str {

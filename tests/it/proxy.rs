@@ -1,6 +1,7 @@
 //! The data plane end to end: real sockets on loopback, real backends, exact bytes.
 
 mod bodies;
+mod budget;
 mod calls;
 mod caps;
 mod choice;

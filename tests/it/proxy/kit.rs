@@ -17,7 +17,7 @@ use gradual::config::{AccessTarget, Address, Config};
 use gradual::diag::Diagnostic;
 use gradual::export::access::AccessLog;
 use gradual::metrics::{Gauges, Registry};
-use gradual::proxy::{Services, Shards, Timing};
+use gradual::proxy::{KnownNames, Services, Shards, Timing};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::{Body, Frame};
 use http_body_util::combinators::BoxBody;
@@ -102,6 +102,21 @@ impl Proxy {
     ) -> (Self, Counts) {
         let (shards, counts) = shards_with(timing, threads);
         let mut proxy = Self { shards, folder };
+        proxy.reload(text).await.unwrap();
+        (proxy, counts)
+    }
+
+    /// So many threads, with times of their own for upstreams that fail, and names of upstreams whose addresses are known;
+    /// and what they count.
+    pub(crate) async fn start_knowing(
+        names: KnownNames,
+        timing: Timing,
+        threads: usize,
+        text: &str,
+    ) -> (Self, Counts) {
+        let (mut shards, counts) = shards_with(timing, threads);
+        shards.take_over_names(names);
+        let mut proxy = Self { shards, folder: tempfile::tempdir().unwrap() };
         proxy.reload(text).await.unwrap();
         (proxy, counts)
     }
