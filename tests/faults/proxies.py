@@ -37,7 +37,8 @@ class Job:
     grace: float = 5.0
     # How often HAProxy tries again; the others have no number for it. 3 is its default.
     retries: int = 3
-    # Whether a client that leaves takes its request back; the others always do so, HAProxy only where it is told.
+    # Whether a client that leaves takes its request back, and an upload goes on as it comes; HAProxy does the first and nginx the
+    # second only where it is told.
     abort: bool = False
     # Where the access log goes; "": nowhere.
     log: str = ""
@@ -98,6 +99,7 @@ def nginx(job, name, ports, folder):
         + " ".join(f"server 127.0.0.1:{backend.ports[name]} {failures};" for backend in backends)
         + " keepalive 256; }\n" for version, backends in job.versions.items())
     remap = "error_page 502 503 504 = @other;" if job.remap else ""
+    uploads = "proxy_request_buffering off; client_max_body_size 0;" if job.abort else ""
     sites = "".join(f"""
     split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {share}% v2; * v1; }}
     map $version_{site} $other_{site} {{ v1 v2; v2 v1; }}
@@ -119,7 +121,7 @@ http {{
     map $http_upgrade $hop {{ default upgrade; "" ""; }}
     proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $hop;
     proxy_connect_timeout {seconds(job.connect)}; proxy_read_timeout {seconds(job.response)};
-    proxy_next_upstream error timeout; proxy_next_upstream_tries 2; proxy_max_temp_file_size 0;
+    proxy_next_upstream error timeout; proxy_next_upstream_tries 2; proxy_max_temp_file_size 0; {uploads}
 {pools}{sites}
 }}
 """
