@@ -228,7 +228,7 @@ async fn beyond_its_share_a_client_loses_streams_and_within_it_those_that_it_pau
     }
     assert!(met(&proxy, "send_buffer") >= 5);
     assert_eq!(take_whole(&mut beyond, &[25], true).await, 256 << 10);
-    assert_eq!(take_whole(&mut within, &[1, 3, 5], false).await, (3 * 256 << 10) - paused);
+    assert_eq!(take_whole(&mut within, &[1, 3, 5], false).await, 3 * (256 << 10) - paused);
 }
 
 /// Reads what is left of streams that have no room any more, or that begin now; how much it was. None of them is reset.
