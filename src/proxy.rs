@@ -26,6 +26,7 @@ mod goodbye;
 mod handler;
 mod head;
 mod health;
+mod idle;
 mod overrides;
 mod panics;
 mod piece;

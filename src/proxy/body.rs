@@ -10,9 +10,9 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
 use super::failure::Source;
+use super::idle::Idle;
 use super::piece::Piece;
 use super::record::Meter;
 use super::trailers;
@@ -545,40 +545,6 @@ impl Upstreamed {
 
 /// A piece as large as comes only of a large body.
 const LARGE: usize = 32 << 10;
-
-/// Expires when nothing has happened for so long. Costs a timer only once something had to be waited for.
-pub(super) struct Idle {
-    limit: Duration,
-    last: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl Idle {
-    pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, last: Instant::now(), timer: None }
-    }
-
-    pub(super) fn touch(&mut self) {
-        if self.timer.is_some() {
-            self.last = Instant::now();
-        }
-    }
-
-    pub(super) fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| {
-            self.last = Instant::now();
-            Box::pin(tokio::time::sleep(self.limit))
-        });
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            let due = self.last + self.limit;
-            if due <= Instant::now() {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(due.into());
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
