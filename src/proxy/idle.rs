@@ -1,4 +1,4 @@
-//! Whether nothing happens any more.
+//! Bodies that stand still.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

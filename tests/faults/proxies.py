@@ -99,7 +99,6 @@ def nginx(job, name, ports, folder):
         + " ".join(f"server 127.0.0.1:{backend.ports[name]} {failures};" for backend in backends)
         + " keepalive 256; }\n" for version, backends in job.versions.items())
     remap = "error_page 502 503 504 = @other;" if job.remap else ""
-    uploads = "proxy_request_buffering off; client_max_body_size 0;" if job.abort else ""
     sites = "".join(f"""
     split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {share}% v2; * v1; }}
     map $version_{site} $other_{site} {{ v1 v2; v2 v1; }}
@@ -111,6 +110,7 @@ def nginx(job, name, ports, folder):
     temporary = " ".join(f"{kind}_temp_path {folder}/nginx-{kind};" for kind in
                          ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     user = "user root;" if os.geteuid() == 0 and job.user is None else ""
+    uploads = "proxy_request_buffering off; client_max_body_size 0;" if job.abort else ""
     return f"""
 daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log stderr warn; {user}
 worker_shutdown_timeout {seconds(job.grace)};
