@@ -47,6 +47,15 @@ pub(super) fn limits(walk: &mut Walk<'_>, fields: &Fields<'_>, limits: &Limits) 
             help: "set `min_rate`, or remove this",
         },
         Contradiction {
+            key: "send_buffer_grace",
+            with: "body_idle_timeout",
+            stands: limits.send_buffer_grace > limits.body_idle_timeout,
+            what: "has no effect",
+            label: "what stands still for so long has been ended before",
+            expected: "at most",
+            help: "lower this below `body_idle_timeout`, or raise that",
+        },
+        Contradiction {
             key: "http2_control_frames",
             with: "http2_streams",
             stands: limits.http2_control_frames < limits.http2_streams,

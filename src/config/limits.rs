@@ -48,6 +48,8 @@ pub struct Limits {
     pub http2_control_frames: u32,
     /// The most memory that bodies take which wait for one client, over all its streams.
     pub send_buffer: usize,
+    /// For how long a client may take nothing at all where what waits for it is more than that.
+    pub send_buffer_grace: Duration,
     /// The most that the kernel keeps of what goes to one client, and of what comes from one upstream connection, in bytes;
     /// `None`: what the system lets it grow to.
     pub kernel_buffer: Option<u32>,
@@ -81,6 +83,7 @@ impl Default for Limits {
             http2_connection_window: 1 << 20,
             http2_control_frames: 1000,
             send_buffer: 256 << 10,
+            send_buffer_grace: Duration::from_secs(10),
             kernel_buffer: None,
             request_body_bytes: None,
             upstream_connections: 1024,
@@ -119,6 +122,7 @@ pub(super) fn limits(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Limits
             .unwrap_or(default.http2_connection_window),
         http2_control_frames: number(fields, "http2_control_frames").unwrap_or(default.http2_control_frames),
         send_buffer: size(walk, fields, "send_buffer", 16 << 10..=64 << 20).unwrap_or(default.send_buffer),
+        send_buffer_grace: time(walk, "send_buffer_grace", default.send_buffer_grace),
         kernel_buffer: size(walk, fields, "kernel_buffer", 4 << 10..=64 << 20),
         request_body_bytes: size(walk, fields, "request_body_bytes", 0..=1 << 40),
         upstream_connections: number(fields, "upstream_connections").unwrap_or(default.upstream_connections),

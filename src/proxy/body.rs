@@ -346,10 +346,30 @@ impl ResponseBody {
         if self.unread.is_none()
             && let Some(meter) = &self.meter
             && meter.response_bytes > meter.client.watch.window()
+        {
+            self.look_after();
+        }
+    }
+
+    /// Over HTTP/2, it can be ended without the others of its connection from now on.
+    fn look_after(&mut self) {
+        if self.unread.is_none()
+            && let Some(meter) = &self.meter
             && let Some(task) = meter.task()
         {
             let limit = meter.limits().body_idle_timeout.min(meter.idle_limit());
-            self.unread = Some(meter.client.watch.follow(task, limit));
+            let unread = meter.client.watch.follow(task, limit);
+            unread.turn(self.handed_over);
+            self.unread = Some(unread);
+        }
+    }
+
+    /// There is no room to hold any more of it for the client.
+    fn wait_for_room(&mut self) {
+        self.turn(true);
+        self.look_after();
+        if let Some(unread) = &self.unread {
+            unread.waits_for_room();
         }
     }
 
@@ -432,7 +452,7 @@ impl Body for ResponseBody {
                 }
                 let watch = this.meter.as_ref().map(|meter| &meter.client.watch);
                 let Some(allowance) = watch.map_or(Some(usize::MAX), |watch| watch.allowance(cx)) else {
-                    this.turn(true);
+                    this.wait_for_room();
                     return Poll::Pending;
                 };
                 match upstreamed.poll_frame_within(allowance, this.meter.as_deref(), cx) {

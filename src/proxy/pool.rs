@@ -86,6 +86,16 @@ impl Single {
     }
 }
 
+impl Drop for Single {
+    /// A connection that is dropped with its request under way ends now. Its codec would first send what it has, and an
+    /// upstream that takes no more of an upload would keep it for ever. What may become a tunnel belongs to its task.
+    fn drop(&mut self) {
+        if self.tap.is_some() && !self.sender.is_ready() {
+            self.task.abort();
+        }
+    }
+}
+
 /// What comes of a request that was sent.
 pub(super) type Sent = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>;
 

@@ -68,6 +68,8 @@ pub(super) struct Shard {
     warned_of_connections: Cell<Option<Instant>>,
     /// Connections that are looked through for those on which nothing happens.
     watched: RefCell<Slab<Rc<Watch>>>,
+    /// Told when there is a connection to watch, after there was none.
+    connected: Rc<Notify>,
     tenures: Tenures,
 }
 
@@ -96,8 +98,11 @@ struct Drain {
 /// How often idle upstream connections are looked through.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// How often client connections are looked through at the most, and at the least: often enough for the shortest deadline,
-/// which comes late by a quarter of itself or a second.
-const LOOK: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(1);
+/// which comes late by a quarter of itself or a second; and for a client that leaves where only a look finds that out, which
+/// its upstream is to hear of within a second.
+const LOOK: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_millis(900);
+/// The same at the least while requests are under way.
+const LOOK_AT_REQUESTS: Duration = Duration::from_millis(400);
 /// How long log lines may wait for more.
 const LOG_DELAY: Duration = Duration::from_millis(100);
 /// Runs a shard until its control thread is gone. The first command is a commit: before it there is nothing to serve.
@@ -165,10 +170,11 @@ impl Shard {
             warned: Cell::new(None),
             warned_of_connections: Cell::new(None),
             watched: RefCell::default(),
+            connected: Rc::default(),
             tenures: Tenures::default(),
         });
         tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
-        tokio::task::spawn_local(watch_clients(Rc::downgrade(&shard)));
+        tokio::task::spawn_local(watch_clients(Rc::downgrade(&shard), Rc::clone(&shard.connected)));
         shard
     }
 
@@ -258,7 +264,12 @@ impl Shard {
 
     /// Watches a connection for as long as the guard lives.
     pub(super) fn watch(self: &Rc<Self>, watch: &Rc<Watch>) -> Watched {
-        let place = self.watched.borrow_mut().insert(Rc::clone(watch));
+        let mut watched = self.watched.borrow_mut();
+        if watched.is_empty() {
+            self.connected.notify_one();
+        }
+        let place = watched.insert(Rc::clone(watch));
+        drop(watched);
         Watched { shard: Rc::clone(self), place }
     }
 
@@ -372,9 +383,9 @@ async fn keep_house(shard: Weak<Shard>) {
     }
 }
 
-/// Looks for clients that take too long.
-async fn watch_clients(shard: Weak<Shard>) {
-    let mut pause = *LOOK.end();
+/// Looks for clients that take too long. As long as there are none, nothing happens.
+async fn watch_clients(shard: Weak<Shard>, connected: Rc<Notify>) {
+    let mut pause = LOOK_AT_REQUESTS;
     loop {
         tokio::time::sleep(pause).await;
         let Some(shard) = shard.upgrade() else { return };
@@ -384,16 +395,44 @@ async fn watch_clients(shard: Weak<Shard>) {
             if let Some(limit) = watch.look(now, &config.limits) {
                 shard.limited(limit);
             } else {
-                (0..watch.end_unread(now)).for_each(|_| shard.limited(Limit::BodyIdleTimeout));
+                watch.end_unread(now, &config.limits).for_each(|limit| shard.limited(limit));
             }
         }
-        pause = look_interval(&config.limits);
+        let mut is_idle = shard.gauge.requests.load(Ordering::Relaxed) == 0;
+        if shard.watched.borrow().is_empty() {
+            drop(shard);
+            connected.notified().await;
+            is_idle = false;
+        }
+        pause = look_interval(&config.limits, is_idle);
     }
 }
 
-fn look_interval(limits: &Limits) -> Duration {
-    let deadlines =
-        [limits.header_timeout, limits.keep_alive_timeout, limits.body_idle_timeout, limits.min_rate_grace];
+fn look_interval(limits: &Limits, is_idle: bool) -> Duration {
+    let deadlines = [
+        limits.header_timeout,
+        limits.keep_alive_timeout,
+        limits.body_idle_timeout,
+        limits.min_rate_grace,
+        limits.send_buffer_grace,
+    ];
     let shortest = deadlines.into_iter().fold(Duration::MAX, Duration::min);
-    (shortest / 4).clamp(*LOOK.start(), *LOOK.end())
+    let longest = if is_idle { *LOOK.end() } else { LOOK_AT_REQUESTS };
+    (shortest / 4).clamp(*LOOK.start(), longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_looked_at_often_enough_for_every_deadline_and_for_those_that_leave() {
+        let limits = Limits::default();
+        assert_eq!(look_interval(&limits, false), LOOK_AT_REQUESTS);
+        assert_eq!(look_interval(&limits, true), *LOOK.end());
+        let limits = Limits { send_buffer_grace: Duration::from_millis(100), ..limits };
+        assert_eq!(look_interval(&limits, true), Duration::from_millis(25));
+        let limits = Limits { header_timeout: Duration::from_millis(1), ..limits };
+        assert_eq!(look_interval(&limits, true), *LOOK.start());
+    }
 }

@@ -23,6 +23,8 @@ pub(super) struct Unread {
     left: Cell<u64>,
     /// Whether it is the client's turn.
     waits: Cell<bool>,
+    /// Whether it waits only because other responses of the connection hold all that may be held.
+    is_crowded: Cell<bool>,
     /// When a look last found that something had left or nothing waited; how much had left, and how many pieces had been
     /// handed over on the connection then.
     seen: Cell<(Instant, u64, u64)>,
@@ -42,6 +44,7 @@ impl Unread {
             held: Cell::new(0),
             left: Cell::new(0),
             waits: Cell::new(false),
+            is_crowded: Cell::new(false),
             seen: Cell::new((now, 0, pieces)),
             is_over: Cell::new(false),
             trailers: RefCell::new(None),
@@ -51,6 +54,22 @@ impl Unread {
 
     pub(super) fn turn(&self, waits: bool) {
         self.waits.set(waits);
+        self.is_crowded.set(false);
+    }
+
+    /// Other responses of the connection hold all that may be held.
+    pub(super) fn waits_for_room(&self) {
+        self.waits.set(true);
+        self.is_crowded.set(true);
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.waits.get()
+    }
+
+    /// Since when it stands still, as far as looks have seen. What waits for others to leave room has only just begun to.
+    pub(super) fn since(&self) -> Instant {
+        self.seen.get().0
     }
 
     pub(super) fn hold(&self, count: usize) {
@@ -108,7 +127,7 @@ impl Unread {
     /// lacks is its own, and only its client can give it. Until then it may be that its fellows have their turn.
     pub(super) fn is_left(&self, now: Instant, (handed, newest): (u64, u64), stands: Duration) -> bool {
         let (since, left, mark) = self.seen.get();
-        let waits = self.held.get() > 0 || self.waits.get();
+        let waits = self.held.get() > 0 || (self.waits.get() && !self.is_crowded.get());
         if !waits || left != self.left.get() {
             self.seen.set((now, self.left.get(), handed));
             return false;

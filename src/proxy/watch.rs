@@ -1,6 +1,7 @@
 //! What a shard watches its client connections by: who waits for whom, since when, and how much waits for the client.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::iter::repeat_n;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -82,8 +83,6 @@ pub(super) struct Watch {
     /// Bytes that came (HTTP/1.1 only), and how many of them had come when the last request ended.
     pub(super) pulse: Arc<Pulse>,
     pulse_before: Cell<u64>,
-    /// Where a look found that the codec of HTTP/1.1 does not read, how many bytes had come.
-    deaf_at: Cell<Option<u64>>,
     /// Whether it has become a tunnel.
     tunnels: Cell<bool>,
     /// When a look first found a request's head begun and not ended.
@@ -129,9 +128,6 @@ const LUMP: u64 = 32 << 10;
 /// buffers of the codec that reads from its upstream. Measured were 20 to 50 KiB with upstreams of HTTP/1.1. With those of
 /// HTTP/2 it may be up to 100 KiB: reckoned so, two responses that a client pauses would be too many.
 const EXCHANGE: usize = 34 << 10;
-/// For how long a client whose responses cost more than its share may take nothing at all. A slow network takes something
-/// within that time.
-const OVER_SHARE: Duration = Duration::from_secs(10);
 /// A piece that is handed over although there is no room: for a stream that is read it is gone at once.
 const SMALL: usize = 2 << 10;
 /// What such a piece may have where there is enough for all streams: as much as a frame.
@@ -147,7 +143,6 @@ impl Watch {
             waits_since: Cell::new(now),
             pulse: Arc::default(),
             pulse_before: Cell::new(0),
-            deaf_at: Cell::new(None),
             tunnels: Cell::new(false),
             head_since: Cell::new(None),
             patience: Cell::new(Patience::Left),
@@ -317,11 +312,24 @@ impl Watch {
         unread
     }
 
-    /// Ends the responses that the client has left unread for too long while others go on; how many.
-    pub(super) fn end_unread(&self, now: Instant) -> usize {
-        if self.unread.borrow().is_empty() {
-            return 0;
+    /// Ends the responses that are left unread for too long while others go on, and those that cost more than the client's
+    /// share; the bound that each of them has met.
+    pub(super) fn end_unread(&self, now: Instant, limits: &Limits) -> impl Iterator<Item = Limit> + use<> {
+        let (mut left, mut costly) = (0, 0);
+        if !self.unread.borrow().is_empty() {
+            left = self.end_left(now);
+            let surplus = self.surplus(self.excess(now, limits)).unwrap_or_default();
+            costly = surplus.len();
+            surplus.iter().for_each(|unread| unread.end());
+            if left + costly > 0 {
+                // What they held may leave with them.
+                self.moved.set((now, self.taken.get()));
+            }
         }
+        repeat_n(Limit::BodyIdleTimeout, left).chain(repeat_n(Limit::SendBuffer, costly))
+    }
+
+    fn end_left(&self, now: Instant) -> usize {
         let (pieces, stands) = (self.pieces.get(), now.saturating_duration_since(self.moved.get().0));
         let mut ended = 0;
         self.unread.borrow_mut().retain(|unread| {
@@ -333,11 +341,39 @@ impl Watch {
             }
             !is_left
         });
-        if ended > 0 {
-            // What they held may leave with them.
-            self.moved.set((now, self.taken.get()));
-        }
         ended
+    }
+
+    /// By how much what waits for the client costs more than its share; 0 as long as it may, or takes anything. A slow
+    /// network takes something within the grace.
+    fn excess(&self, now: Instant, limits: &Limits) -> usize {
+        let waiting = self.handed_over.get() as usize;
+        let stands = now.saturating_duration_since(self.moved.get().0);
+        // A single response is never too much: how little one may hold, the file says.
+        if waiting < 2 || stands < limits.send_buffer_grace {
+            return 0;
+        }
+        waiting.saturating_mul(EXCHANGE).saturating_add(self.held.get()).saturating_sub(limits.send_buffer)
+    }
+
+    /// The responses that have waited longest, so many that the rest costs that much less; `None` where there are not so
+    /// many that can be ended alone.
+    fn surplus(&self, excess: usize) -> Option<Vec<Rc<Unread>>> {
+        let (mut excess, mut surplus) = (excess, Vec::new());
+        if excess == 0 {
+            return Some(surplus);
+        }
+        let mut waiting: Vec<_> = self.unread.borrow().iter().filter_map(Weak::upgrade).collect();
+        waiting.retain(|unread| unread.waits());
+        waiting.sort_by_key(|unread| unread.since());
+        for unread in waiting {
+            if excess == 0 || surplus.len() + 1 >= self.handed_over.get() as usize {
+                return Some(surplus);
+            }
+            excess = excess.saturating_sub(EXCHANGE + unread.held());
+            surplus.push(unread);
+        }
+        (excess == 0).then_some(surplus)
     }
 
     /// Whether something is held that does not belong to a response that can be ended alone.
@@ -403,7 +439,7 @@ impl Watch {
         if let Some(ledger) = self.ledger.get() {
             ledger.pass_time(now);
         }
-        if self.is_deaf_for_long() {
+        if self.is_deaf() {
             self.pulse.asked.store(true, Ordering::Relaxed);
             self.wake();
         }
@@ -424,13 +460,11 @@ impl Watch {
         self.wake();
     }
 
-    /// Whether a request is under way over HTTP/1.1, and its codec has not read since the last look, because it has
-    /// something already, such as the next request: it would not hear of the client's end.
-    fn is_deaf_for_long(&self) -> bool {
-        let is_deaf =
-            self.is_busy() && self.ledger.get().is_none() && !self.tunnels.get() && self.pulse.is_deaf();
-        let at = is_deaf.then(|| self.pulse.get());
-        self.deaf_at.replace(at) == at && is_deaf
+    /// Whether a request is under way over HTTP/1.1, and its codec does not read because it has something already, such as
+    /// the next request, or more of a body than the upstream takes: it would not hear of the client's end. It may be that it
+    /// reads again at any moment; but what the client had sent before it left might keep it busy for long.
+    fn is_deaf(&self) -> bool {
+        self.is_busy() && !self.is_http2() && !self.tunnels.get() && self.pulse.is_deaf()
     }
 
     fn wake(&self) {
@@ -488,9 +522,8 @@ impl Watch {
         {
             return Some(Limit::BodyIdleTimeout);
         }
-        let cost = (waiting as usize).saturating_mul(EXCHANGE).saturating_add(self.held.get());
-        // A single response is never too much: how little one may hold, the file says.
-        if waiting > 1 && stands >= OVER_SHARE && cost > limits.send_buffer {
+        let excess = self.excess(now, limits);
+        if excess > 0 && self.surplus(excess).is_none() {
             return Some(Limit::SendBuffer);
         }
         // The rate is the connection's: which stream has how much of it, the codec decides, and it is only fair where all of

@@ -15,6 +15,9 @@ Commands come as lines of JSON on its standard input, and each is answered with 
     {"stale": [0, 0.004]}     close a connection, unannounced, so long after its last answer; null: keep it
     {"counts": true}          say what each port has seen
 
+Of what is sent to `/sink`, all is read and nothing answered; of what is sent to `/stall/SECONDS`, nothing is read but its
+head, and the connection is reset so much later.
+
 The journal gets one line when a request has arrived whole (R), one when it is answered (A), and one when its connection ends
 before that (L, with the moment), with the name. It survives the process,
 so requests that were in flight when it was killed, and requests that were delivered twice, can be told.
@@ -123,6 +126,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, backend, place):
         self.backend, self.place = backend, place
         self.received, self.tunnel, self.closing = bytearray(), False, None
+        # Whether what comes is of no interest.
+        self.sinks = False
         # The request that is not answered yet.
         self.serving = None
         self.flows = asyncio.Event()
@@ -154,6 +159,8 @@ class Connection(asyncio.Protocol):
         if self.tunnel:
             self.transport.write(data)
             return
+        if self.sinks:
+            return
         self.received += data
         while request := self.next_request():
             if self.closing:
@@ -168,6 +175,11 @@ class Connection(asyncio.Protocol):
         first, *lines = self.received[:end].decode("latin-1").split("\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         start = end + 4
+        method, target, *_ = first.split(" ")
+        if target.startswith(("/sink", "/stall/")):
+            self.received.clear()
+            self.sinks = True
+            return method, target, fields
         if "chunked" in fields.get("transfer-encoding", ""):
             found = self.received.find(b"0\r\n\r\n", start)
             if found < 0:
@@ -178,7 +190,6 @@ class Connection(asyncio.Protocol):
             if len(self.received) < whole:
                 return None
         del self.received[:whole]
-        method, target, *_ = first.split(" ")
         return method, target, fields
 
     def serve(self, method, target, fields):
@@ -196,9 +207,12 @@ class Connection(asyncio.Protocol):
             accept = base64.b64encode(hashlib.sha1((fields["sec-websocket-key"] + MAGIC).encode()).digest()).decode()
             head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             self.transport.write(f"{head}Sec-WebSocket-Accept: {accept}\r\n\r\n".encode())
+        elif target.startswith("/stall/"):
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(float(target.rsplit("/", 1)[1]), self.transport.abort)
         elif target.startswith("/big/"):
             backend.keep(self.stream(int(target.rsplit("/", 1)[1])))
-        else:
+        elif not self.sinks:
             delay = float(target.rsplit("/", 1)[1]) if target.startswith("/delay/") else backend.delay
             delay = 0 if target == "/up" else delay
             reply = (target, fields.get("x-identity", "-"), int(fields.get("x-size", "512")))

@@ -37,7 +37,8 @@ class Job:
     grace: float = 5.0
     # How often HAProxy tries again; the others have no number for it. 3 is its default.
     retries: int = 3
-    # Whether a client that leaves takes its request back; the others always do so, HAProxy only where it is told.
+    # Whether a client that leaves takes its request back, and an upload goes on as it comes; HAProxy does the first and nginx the
+    # second only where it is told.
     abort: bool = False
     # Where the access log goes; "": nowhere.
     log: str = ""
@@ -120,6 +121,7 @@ def nginx(job, name, ports, folder):
     temporary = " ".join(f"{kind}_temp_path {folder}/nginx-{kind};" for kind in
                          ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     user = "user root;" if os.geteuid() == 0 and job.user is None else ""
+    uploads = "proxy_request_buffering off; client_max_body_size 0;" if job.abort else ""
     return f"""
 daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log stderr warn; {user}
 worker_shutdown_timeout {seconds(job.grace)};
@@ -130,7 +132,7 @@ http {{
     map $http_upgrade $hop {{ default upgrade; "" ""; }}
     proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $hop;
     proxy_connect_timeout {seconds(job.connect)}; proxy_read_timeout {seconds(job.response)};
-    proxy_next_upstream error timeout; proxy_next_upstream_tries 2; proxy_max_temp_file_size 0;
+    proxy_next_upstream error timeout; proxy_next_upstream_tries 2; proxy_max_temp_file_size 0; {uploads}
 {pools}{sites}
 }}
 """

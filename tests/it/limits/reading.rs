@@ -196,3 +196,57 @@ async fn a_stream_that_is_not_read_is_reset_and_others_of_its_connection_live_on
         }
     }
 }
+
+/// A client of HTTP/2 that asks for so many long responses, and pauses each of them after a thousand bytes.
+async fn pausing(proxy: &Proxy, streams: u32) -> Wire {
+    let mut wire = Wire::open(proxy, 1000).await;
+    wire.send(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes())).await;
+    for stream in 0..streams {
+        wire.send(&get(stream * 2 + 1)).await;
+    }
+    wire
+}
+
+#[tokio::test]
+async fn beyond_its_share_a_client_loses_streams_and_within_it_those_that_it_pauses_stay() {
+    let v1 = long(256 << 10).await;
+    let proxy = limited("send_buffer_grace = \"200ms\"", &v1).await;
+    let mut within = pausing(&proxy, 3).await;
+    let mut paused = 0;
+    while paused < 3 * 1000 {
+        let (kind, _, _, payload) = within.next().await.expect("the connection goes on");
+        paused += if kind == DATA { payload.len() } else { 0 };
+    }
+    // Of twelve that wait, at most seven are within the share, however little they hold; so the grace has passed, too, for
+    // the client that began before.
+    let mut beyond = pausing(&proxy, 12).await;
+    let mut reset = 0;
+    while reset < 5 {
+        let (kind, ..) = beyond.next().await.expect("the connection goes on");
+        assert_ne!(kind, GOAWAY);
+        reset += usize::from(kind == RST_STREAM);
+    }
+    assert!(met(&proxy, "send_buffer") >= 5);
+    assert_eq!(take_whole(&mut beyond, &[25], true).await, 256 << 10);
+    assert_eq!(take_whole(&mut within, &[1, 3, 5], false).await, 3 * (256 << 10) - paused);
+}
+
+/// Reads what is left of streams that have no room any more, or that begin now; how much it was. None of them is reset.
+async fn take_whole(wire: &mut Wire, streams: &[u32], begin: bool) -> usize {
+    for &stream in streams {
+        if begin {
+            wire.send(&get(stream)).await;
+        }
+        wire.send(&frame(WINDOW_UPDATE, 0, stream, &(1_u32 << 20).to_be_bytes())).await;
+    }
+    let (mut came, mut ended) = (0, 0);
+    while ended < streams.len() {
+        let (kind, flags, stream, payload) = wire.next().await.expect("the connection goes on");
+        assert!(kind != GOAWAY && (kind != RST_STREAM || !streams.contains(&stream)));
+        if kind == DATA && streams.contains(&stream) {
+            came += payload.len();
+            ended += usize::from(flags & END_STREAM != 0);
+        }
+    }
+    came
+}

@@ -1,16 +1,22 @@
 //! How slowly clients may send.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::wire::{HEADERS, Wire, block, frame, get};
 use super::{is_met, limited, with_limits};
-use crate::support::{Authority, Connection, Proxy, backend, body, collect, frames, http2, soon};
+use crate::support::{
+    Authority, Connection, Proxy, backend, body, collect, frames, http2, raw_backend, soon,
+};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: shop.example\r\n\r\n";
 
@@ -70,7 +76,7 @@ async fn bytes_that_go_on_coming_do_not_lengthen_the_time_for_a_head() {
     let trickle = tokio::spawn(async move {
         let head = GET.replace("\r\n\r\n", "\r\nX: ") + &"y".repeat(10_000);
         for byte in head.bytes() {
-            if tokio::io::AsyncWriteExt::write_u8(&mut write, byte).await.is_err() {
+            if write.write_u8(byte).await.is_err() {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -136,8 +142,8 @@ async fn an_upload_of_known_length_that_is_slower_than_the_minimum_is_408() {
     let (read, mut write) = tokio::io::split(proxy.pipe().await);
     let head = "POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 100000\r\n\r\n";
     let trickle = tokio::spawn(async move {
-        tokio::io::AsyncWriteExt::write_all(&mut write, head.as_bytes()).await.unwrap();
-        while tokio::io::AsyncWriteExt::write_u8(&mut write, b'x').await.is_ok() {
+        write.write_all(head.as_bytes()).await.unwrap();
+        while write.write_u8(b'x').await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
@@ -194,8 +200,8 @@ async fn an_upload_that_the_upstream_does_not_take_is_not_the_clients_fault() {
     let head = format!("POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: {length}\r\n\r\n");
     let (read, mut write) = tokio::io::split(proxy.pipe().await);
     let sending = tokio::spawn(async move {
-        tokio::io::AsyncWriteExt::write_all(&mut write, head.as_bytes()).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut write, &vec![b'x'; length]).await.unwrap();
+        write.write_all(head.as_bytes()).await.unwrap();
+        write.write_all(&vec![b'x'; length]).await.unwrap();
         write
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -203,4 +209,34 @@ async fn an_upload_that_the_upstream_does_not_take_is_not_the_clients_fault() {
     go_on.notify_one();
     let mut connection = Connection::new(Box::new(tokio::io::join(read, tokio::io::sink())));
     assert_eq!(connection.answer().await.text(), length.to_string());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_an_upload_that_nobody_takes_leaves_no_connection_to_its_upstream_behind() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let v1 = raw_backend(move |mut socket| {
+        let is_first = connections.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            socket.read_u8().await.unwrap();
+            if is_first {
+                std::future::pending::<()>().await;
+            }
+            socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+        }
+    })
+    .await;
+    let proxy = limited("upstream_connections = 1", &v1).await;
+    let mut client = TcpStream::connect(proxy.authority()).await.unwrap();
+    let head = b"POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 1000000000\r\n\r\n";
+    client.write_all(head).await.unwrap();
+    let stuck = Duration::from_millis(300);
+    while let Ok(written) = tokio::time::timeout(stuck, client.write(&[b'x'; 64 << 10])).await {
+        written.unwrap();
+    }
+    // It is reset: an end would wait behind what was sent.
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    // There may be no other connection before that one has ended.
+    soon("another request is served", async { while proxy.get("/").await.status != 200 {} }).await;
 }
