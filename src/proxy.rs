@@ -51,6 +51,7 @@ mod trailers;
 mod tunnel;
 mod turned_away;
 mod unread;
+mod upload;
 mod upstream;
 mod wait;
 mod watch;

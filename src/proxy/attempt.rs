@@ -18,11 +18,11 @@ use hyper::client::conn::TrySendError;
 
 use super::asks::{Asks, Need};
 use super::balance::{self, Choice};
-use super::body::RequestBody;
 use super::failure::{Failure, Kind};
 use super::handler::{Exchange, chosen, failed};
 use super::record::Meter;
 use super::tap::Unanswered;
+use super::upload::RequestBody;
 use super::upstream::{Endpoint, Lease};
 use super::wait::Wait;
 use crate::config::Timeouts;

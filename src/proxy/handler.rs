@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::attempt::Attempts;
-use super::body::{self, Progress, RequestBody, ResponseBody};
+use super::body::ResponseBody;
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
 use super::head::{self, Deciding, Introduction, Seen};
@@ -28,6 +28,7 @@ use super::record::{self, Line, Meter};
 use super::shard::Shard;
 use super::snapshot::{VersionState, WorkerState};
 use super::tunnel::{self, Upgrade};
+use super::upload::{self, Progress, RequestBody};
 use super::upstream::Lease;
 use super::watch::Watch;
 use super::wire;
@@ -135,7 +136,7 @@ impl Exchange {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 if drained {
-                    body::decline(body);
+                    upload::decline(body);
                 }
                 return Err(Box::new(refusal.answer(meter)));
             }

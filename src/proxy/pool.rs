@@ -18,12 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::body::RequestBody;
 use super::failure::{Failure, Kind};
 use super::panics::EndsWithTask;
 use super::standing::Standing;
 use super::stream::{LARGE_PIECE, Stream};
 use super::tap::{Tap, Tapped, Unanswered};
+use super::upload::RequestBody;
 use super::watch::Watch;
 
 /// What drives a connection, shared by its task and its users; empty when the connection has ended, or is asleep.

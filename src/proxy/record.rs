@@ -8,11 +8,11 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, StatusCode, Uri, header};
 use tokio::task::AbortHandle;
 
-use super::body::Progress;
 use super::failure::{Failure, Kind};
 use super::handler::Client;
 use super::retire::Tenure;
 use super::snapshot::{Snapshot, VersionState, WorkerState};
+use super::upload::Progress;
 use crate::config::{Limits, Timeouts};
 use crate::export::access::{Outcome, Record, VersionRef};
 use crate::model::decision::Reason;

@@ -13,8 +13,8 @@ use std::task::{Context, Poll};
 use http::{HeaderName, HeaderValue, Method, Request, Uri};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::body::RequestBody;
 use super::stream::Stream;
+use super::upload::RequestBody;
 use super::watch::Watch;
 
 /// The codec's end of a connection.

@@ -20,12 +20,13 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::body::{RequestBody, ResponseBody};
+use super::body::ResponseBody;
 use super::failure::Kind;
 use super::goodbye::Side;
 use super::handler;
 use super::head;
 use super::record::Meter;
+use super::upload::RequestBody;
 use super::upstream::Lease;
 use crate::metrics::Limit;
 

@@ -23,7 +23,6 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::TlsConnector;
 
 use super::asks::{Asks, Need};
-use super::body::RequestBody;
 use super::caps::{self, Slot};
 use super::census::{Census, Descriptor};
 use super::executor::LocalExecutor;
@@ -33,6 +32,7 @@ use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
 use super::tap::Unanswered;
 use super::tls::UpstreamConnector;
+use super::upload::RequestBody;
 use super::watch::Watch;
 use crate::config::{HealthCheck, Scheme};
 

@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::body::{Progress, TooSlow};
 use super::failure::{Failure, Kind};
 use super::handler::Client;
+use super::upload::{Progress, TooSlow};
 use crate::config::{Limits, Timeouts};
 
 /// How long a response's head may take: a limit from the request's end, or from the last piece of its body that passed. For
