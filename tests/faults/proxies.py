@@ -10,13 +10,16 @@ server out after failures (max_fails, fail_timeout) instead.
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from stage import Broken, accepts, eventually
+from stage import Broken, accepts, alive, eventually
 
 
 @dataclass
@@ -39,6 +42,12 @@ class Job:
     retries: int = 3
     # Whether a client that leaves takes its request back; the others always do so, HAProxy only where it is told.
     abort: bool = False
+    # The folder of a certificate, where HTTP/2 with TLS is served, too; None: it is not.
+    certificate: Path | None = None
+    # Whether upstreams and clients are told the version. gradual always tells upstreams.
+    told: bool = False
+    # Whether the program can be replaced while it runs: nginx is a daemon for that, and HAProxy has a master.
+    replaceable: bool = False
     # Where the access log goes; "": nowhere.
     log: str = ""
     # Put in front of the command: words, such as prlimit's.
@@ -65,6 +74,7 @@ def gradual(job, name, ports, _folder):
 [[worker]]
 name = "{site}"
 routes = ["{site}.test/*"]
+{"expose_version = true" if job.told else ""}
 timeouts = {{ connect = "{seconds(job.connect)}", response = "{seconds(job.response)}" }}
 {'on_unavailable = "remap"' if job.remap else ""}
 [worker.affinity]
@@ -76,11 +86,15 @@ versions = [
   {{ version_id = "v1", percentage = {100 - share} }},
 ]
 """ for site, share in job.sites.items())
+    tls = f"""
+[[listener]]
+address = "127.0.0.1:{ports[3]}"
+tls = [{{ certificate = "{job.certificate}/cert.pem", key = "{job.certificate}/key.pem" }}]""" if job.certificate else ""
     return f"""
 [server]
 threads = 2
 [[listener]]
-address = "127.0.0.1:{ports[0]}"
+address = "127.0.0.1:{ports[0]}"{tls}
 [limits]
 drain_timeout = "{seconds(job.grace)}"
 [log]
@@ -98,11 +112,16 @@ def nginx(job, name, ports, folder):
         + " ".join(f"server 127.0.0.1:{backend.ports[name]} {failures};" for backend in backends)
         + " keepalive 256; }\n" for version, backends in job.versions.items())
     remap = "error_page 502 503 504 = @other;" if job.remap else ""
+    tls = (f"listen 127.0.0.1:{ports[3]} ssl http2; ssl_certificate {job.certificate}/cert.pem; "
+           f"ssl_certificate_key {job.certificate}/key.pem;" if job.certificate else "")
+    version = f"$version_{next(iter(job.sites))}"
+    told = f"proxy_set_header Gradual-Version-Id {version}; add_header Gradual-Version {version};" if job.told else ""
+    # It knows no 0 %.
     sites = "".join(f"""
-    split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {share}% v2; * v1; }}
+    split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {f"{share}% v2;" if share else ""} * v1; }}
     map $version_{site} $other_{site} {{ v1 v2; v2 v1; }}
     server {{
-        listen 127.0.0.1:{ports[0]}; listen 127.0.0.1:{ports[1]} http2; server_name {site}.test;
+        listen 127.0.0.1:{ports[0]}; listen 127.0.0.1:{ports[1]} http2; server_name {site}.test; {tls}
         location / {{ proxy_pass http://$version_{site}; {remap} }}
         location @other {{ proxy_pass http://$other_{site}; }}
     }}""" for site, share in job.sites.items())
@@ -110,14 +129,14 @@ def nginx(job, name, ports, folder):
                          ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     user = "user root;" if os.geteuid() == 0 and job.user is None else ""
     return f"""
-daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log stderr warn; {user}
+daemon {"on" if job.replaceable else "off"}; worker_processes 2; pid {folder}/nginx.pid; error_log stderr warn; {user}
 worker_shutdown_timeout {seconds(job.grace)};
 events {{ worker_connections 4096; }}
 http {{
     access_log {job.log or "off"}; {temporary}
     keepalive_requests 1000000; proxy_http_version 1.1; proxy_set_header Host $http_host;
     map $http_upgrade $hop {{ default upgrade; "" ""; }}
-    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $hop;
+    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $hop; {told}
     proxy_connect_timeout {seconds(job.connect)}; proxy_read_timeout {seconds(job.response)};
     proxy_next_upstream error timeout; proxy_next_upstream_tries 2; proxy_max_temp_file_size 0;
 {pools}{sites}
@@ -125,11 +144,14 @@ http {{
 """
 
 
-def haproxy(job, name, ports, _folder):
+def haproxy(job, name, ports, folder):
     """HAProxy's configuration."""
     check = "check inter 500ms fastinter 500ms downinter 500ms fall 2 rise 2" if job.health else ""
     pools = "".join(
-        f"backend {version}\n" + "".join(f"  server {backend.name} 127.0.0.1:{backend.ports[name]} {check}\n"
+        f"backend {version}\n"
+        + (f"  http-request set-header Gradual-Version-Id {version}\n"
+           f"  http-response set-header Gradual-Version {version}\n" if job.told else "")
+        + "".join(f"  server {backend.name} 127.0.0.1:{backend.ports[name]} {check}\n"
                                          for backend in backends) for version, backends in job.versions.items())
     rules = []
     for site, share in job.sites.items():
@@ -139,11 +161,15 @@ def haproxy(job, name, ports, _folder):
             rules.append(f"use_backend v1 if {here} {v2} {{ nbsrv(v2) eq 0 }}")
             rules.append(f"use_backend v2 if {here} {{ nbsrv(v1) eq 0 }}")
         rules += [f"use_backend v2 if {here} {v2}", f"use_backend v1 if {here}"]
+    master = (f"master-worker\n  stats socket {folder}/haproxy.sock mode 600 level admin expose-fd listeners"
+              if job.replaceable else "")
+    tls = f"bind 127.0.0.1:{ports[3]} ssl crt {job.certificate}/both.pem alpn h2,http/1.1" if job.certificate else ""
     log = "log stdout format raw local0\n  option httplog" if job.log else "option dontlognull"
     return f"""
 global
   nbthread 2
   hard-stop-after {seconds(job.grace)}
+  {master}
 defaults
   mode http
   timeout connect {seconds(job.connect)}
@@ -162,6 +188,7 @@ defaults
 frontend faults
   bind 127.0.0.1:{ports[0]}
   bind 127.0.0.1:{ports[1]} proto h2
+  {tls}
   http-request disable-l7-retry unless METH_GET
 """ + "".join(f"  {rule}\n" for rule in rules) + pools
 
@@ -197,8 +224,8 @@ class Proxy:
 
     def __init__(self, stage, name, job, start=True):
         self.stage, self.name, self.job, self.kind = stage, name, job, KINDS[name]
-        self.ports = stage.free_ports(3)
-        self.port, self.h2_port, self.admin = self.ports
+        self.ports = stage.free_ports(4)
+        self.port, self.h2_port, self.admin, self.tls_port = self.ports
         if name == "gradual":
             self.h2_port = self.port
         self.folder = stage.folder / name
@@ -215,8 +242,9 @@ class Proxy:
         return self.kind.text(job or self.job, self.name, self.ports, self.folder)
 
     def command(self):
-        words = [word.format(gradual=self.stage.program, file=self.file) for word in self.kind.command]
-        return [*self.job.prefix, *words]
+        program, *words = [word.format(gradual=self.stage.program, file=self.file) for word in self.kind.command]
+        # nginx starts its successor by the very path that it was started by.
+        return [*self.job.prefix, shutil.which(program) or program, *words]
 
     def spawn(self):
         """Start the process without waiting for it to serve."""
@@ -227,15 +255,41 @@ class Proxy:
             # HAProxy logs to a syslog or to its standard output.
             options["stdout"] = os.open(self.job.log, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             self.stage.closing.callback(os.close, options["stdout"])
+        if self.job.replaceable:
+            self.stage.closing.callback(self.end_successors)
         self.process = self.stage.start(self.command(), self.name, **options)
         return self.process
+
+    @property
+    def pid(self):
+        """The process that counts now, which need not be the one that was started; None while that is open."""
+        try:
+            if self.job.replaceable and self.name == "nginx":
+                return int((self.folder / "nginx.pid").read_text())
+            if self.job.replaceable and self.name == "gradual":
+                return json.loads(self.ask("/api/v1/status")[1])["pid"]
+        except (OSError, ValueError, http.client.HTTPException):
+            return None
+        return self.process.pid
+
+    def end_successors(self):
+        """End what came of the process that was started; its file, in a folder of its own, is among its arguments."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            mine = []
+            for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    if str(self.file) in arguments.read_text(errors="replace"):
+                        mine.append(int(arguments.parent.name))
+                        os.kill(mine[-1], number)
+            with contextlib.suppress(Broken):
+                eventually(lambda: not any(map(alive, mine)), "they end", patience=self.job.grace + 2)
 
     def start(self):
         self.spawn()
         eventually(self.serves, f"{self.name} serves:\n{self.stage.said(self.name)}")
 
     def serves(self):
-        if self.process.poll() is not None:
+        if self.process.poll() is not None and not (self.name == "nginx" and self.job.replaceable):
             raise Broken(f"{self.name} ended with {self.process.returncode}: {self.stage.said(self.name)}")
         if self.name == "gradual":
             with contextlib.suppress(OSError):
@@ -264,13 +318,17 @@ class Proxy:
 
     def get(self, timeout=5, host="site.test"):
         """One request on a connection of its own: its status, or None."""
+        answer = self.answer(timeout, host)
+        return answer and answer[0]
+
+    def answer(self, timeout=5, host="site.test"):
+        """One request on a connection of its own: its status and its body, or None."""
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
             with contextlib.closing(connection):
                 connection.request("GET", "/", headers={"Host": host, "Cloudflare-Workers-Version-Key": "somebody"})
                 response = connection.getresponse()
-                response.read()
-                return response.status
+                return response.status, response.read()
         except (OSError, http.client.HTTPException):
             return None
 

@@ -1,0 +1,19 @@
+"""The load under which a proxy is changed, over every kind of connection, and what is said of it."""
+
+import figures
+
+# The share of each kind of connection, as load.py knows them, and its name.
+MIX = {"kept": 0.3, "new": 0.4, "h2": 0.3}
+KINDS = {"kept": "kept connections", "new": "a new connection each", "h2": "HTTP/2 with TLS"}
+
+
+def judge(report, name, control, requests, repeated):
+    """What became of the requests before and during the changes, and how many were sent again."""
+    report.add(name, "failed without the fault", figures.outcomes(control), "0", not figures.failed(control))
+    for kind, connections in KINDS.items():
+        among = [each for each in requests if each.kind == kind]
+        report.add(name, f"{connections}: failed", figures.outcomes(among), "0", among and not figures.failed(among))
+    refused = sum(each.outcome == "refused" for each in requests)
+    report.add(name, "connections refused", refused, "0", not refused)
+    report.add(name, "HTTP/2: sent again, as GOAWAY lets every client", repeated)
+    report.add(name, "p99", figures.from_to(figures.p99(control), figures.p99(requests)))
