@@ -1,6 +1,11 @@
 """The load under which a proxy is changed, over every kind of connection, and what is said of it."""
 
+import re
+import time
+from pathlib import Path
+
 import figures
+from stage import Broken
 
 # The share of each kind of connection, as load.py knows them, and its name.
 MIX = {"kept": 0.3, "new": 0.4, "h2": 0.3}
@@ -17,3 +22,19 @@ def judge(report, name, control, requests, repeated):
     report.add(name, "connections refused", refused, "0", not refused)
     report.add(name, "HTTP/2: sent again, as GOAWAY lets every client", repeated)
     report.add(name, "p99", figures.from_to(figures.p99(control), figures.p99(requests)))
+
+
+def until(proxy, question, what, patience=30):
+    """Ask often until the answer is true."""
+    deadline = time.monotonic() + patience
+    while not question():
+        if time.monotonic() > deadline:
+            raise Broken(f"{proxy.name}: in {patience} s it never happened that {what}: {proxy.stage.said(proxy.name)}")
+        time.sleep(0.005)
+
+
+def listens_to_signals(pid):
+    """Whether HAProxy's master has started: it catches SIGINT then. A signal that comes earlier may be lost."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    blocked, caught = (int(re.search(rf"{name}:\s+(\w+)", status)[1], 16) for name in ("SigBlk", "SigCgt"))
+    return not blocked and caught & 0b10

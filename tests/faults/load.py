@@ -43,11 +43,11 @@ class Client:
         self.random = random.Random(plan.get("seed", 1))
         self.idle, self.rows, self.count, self.over = [], [], 0, False
         self.mix, self.http2 = plan.get("mix"), None
+        if self.mix:
+            self.http2 = Http2Client(plan["tls_port"], self.host, trusting(plan["trusted"]))
 
     async def run(self, start):
         self.start = start
-        if self.mix:
-            self.http2 = Http2Client(self.plan["tls_port"], self.host, trusting(self.plan["trusted"]))
         loop = asyncio.get_running_loop()
         loop.add_reader(sys.stdin, self.finish)
         await asyncio.sleep(start - time.monotonic())

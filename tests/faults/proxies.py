@@ -42,14 +42,14 @@ class Job:
     retries: int = 3
     # Whether a client that leaves takes its request back; the others always do so, HAProxy only where it is told.
     abort: bool = False
-    # The folder of a certificate, where HTTP/2 with TLS is served, too; None: it is not.
-    certificate: Path | None = None
+    # Where the access log goes; "": nowhere.
+    log: str = ""
+    # Where a certificate and its key are, in one file, with which TLS is served too; "": it is not.
+    certificate: str = ""
     # Whether upstreams and clients are told the version. gradual always tells upstreams.
     told: bool = False
     # Whether the program can be replaced while it runs: nginx is a daemon for that, and HAProxy has a master.
     replaceable: bool = False
-    # Where the access log goes; "": nowhere.
-    log: str = ""
     # Put in front of the command: words, such as prlimit's.
     prefix: tuple = ()
     # More variables for the process.
@@ -89,12 +89,14 @@ versions = [
     tls = f"""
 [[listener]]
 address = "127.0.0.1:{ports[3]}"
-tls = [{{ certificate = "{job.certificate}/cert.pem", key = "{job.certificate}/key.pem" }}]""" if job.certificate else ""
+tls = [{{ certificate = "{job.certificate}", key = "{job.certificate}" }}]
+""" if job.certificate else ""
     return f"""
 [server]
 threads = 2
 [[listener]]
-address = "127.0.0.1:{ports[0]}"{tls}
+address = "127.0.0.1:{ports[0]}"
+{tls}
 [limits]
 drain_timeout = "{seconds(job.grace)}"
 [log]
@@ -112,8 +114,8 @@ def nginx(job, name, ports, folder):
         + " ".join(f"server 127.0.0.1:{backend.ports[name]} {failures};" for backend in backends)
         + " keepalive 256; }\n" for version, backends in job.versions.items())
     remap = "error_page 502 503 504 = @other;" if job.remap else ""
-    tls = (f"listen 127.0.0.1:{ports[3]} ssl http2; ssl_certificate {job.certificate}/cert.pem; "
-           f"ssl_certificate_key {job.certificate}/key.pem;" if job.certificate else "")
+    tls = f"""listen 127.0.0.1:{ports[3]} ssl http2;
+        ssl_certificate {job.certificate}; ssl_certificate_key {job.certificate};""" if job.certificate else ""
     version = f"$version_{next(iter(job.sites))}"
     told = f"proxy_set_header Gradual-Version-Id {version}; add_header Gradual-Version {version};" if job.told else ""
     # It knows no 0 %.
@@ -121,7 +123,8 @@ def nginx(job, name, ports, folder):
     split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {f"{share}% v2;" if share else ""} * v1; }}
     map $version_{site} $other_{site} {{ v1 v2; v2 v1; }}
     server {{
-        listen 127.0.0.1:{ports[0]}; listen 127.0.0.1:{ports[1]} http2; server_name {site}.test; {tls}
+        listen 127.0.0.1:{ports[0]}; listen 127.0.0.1:{ports[1]} http2; server_name {site}.test;
+        {tls}
         location / {{ proxy_pass http://$version_{site}; {remap} }}
         location @other {{ proxy_pass http://$other_{site}; }}
     }}""" for site, share in job.sites.items())
@@ -163,8 +166,8 @@ def haproxy(job, name, ports, folder):
         rules += [f"use_backend v2 if {here} {v2}", f"use_backend v1 if {here}"]
     master = (f"master-worker\n  stats socket {folder}/haproxy.sock mode 600 level admin expose-fd listeners"
               if job.replaceable else "")
-    tls = f"bind 127.0.0.1:{ports[3]} ssl crt {job.certificate}/both.pem alpn h2,http/1.1" if job.certificate else ""
     log = "log stdout format raw local0\n  option httplog" if job.log else "option dontlognull"
+    tls = f"bind 127.0.0.1:{ports[3]} ssl crt {job.certificate} alpn h2,http/1.1" if job.certificate else ""
     return f"""
 global
   nbthread 2

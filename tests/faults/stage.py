@@ -128,16 +128,12 @@ class Stage:
             return [each.getsockname()[1] for each in sockets]
 
     def certificate(self):
-        """A folder with a certificate for site.test, `cert.pem`, its `key.pem`, and `both.pem`."""
-        folder = self.folder / "certificate"
-        if not folder.exists():
-            folder.mkdir()
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                            "-subj", "/CN=site.test", "-addext", "subjectAltName=DNS:site.test", "-days", "2",
-                            "-keyout", "key.pem", "-out", "cert.pem"], cwd=folder, check=True, capture_output=True)
-            parts = [(folder / name).read_text() for name in ("cert.pem", "key.pem")]
-            (folder / "both.pem").write_text("".join(parts))
-        return folder
+        """A certificate for site.test and its key, in one file."""
+        file = self.folder / "certificate.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                   "-subj", "/CN=site.test", "-addext", "subjectAltName=DNS:site.test", "-keyout", "-", "-out", "-"]
+        file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+        return str(file)
 
     def backend(self, name, version, **settings):
         backend = Backend(self, name, version, settings)

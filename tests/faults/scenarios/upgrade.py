@@ -19,7 +19,7 @@ def play(stage, report):
     versions = {name: [stage.backend(name, name, delay=0.02)] for name in ("v1", "v2")}
     certificate, count = stage.certificate(), stage.pick(3, 20)
     proxies = start_all(stage, Job(versions, health=False, certificate=certificate, replaceable=True))
-    plan = {"rate": stage.pick(200, 400), "mix": changes.MIX, "trusted": f"{certificate}/cert.pem"}
+    plan = {"rate": stage.pick(200, 400), "mix": changes.MIX, "trusted": certificate}
     control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
     load = stage.load(proxies, seconds=3600, **plan)
     with ThreadPoolExecutor(len(proxies)) as pool:
@@ -41,7 +41,7 @@ def replace_often(proxy, count):
         time.sleep(0.3)
         old = replace(proxy, number)
         began = time.monotonic()
-        until(proxy, lambda: not any(map(alive, old)), "the old process ends")
+        changes.until(proxy, lambda: not any(map(alive, old)), "the old process ends")
         overlaps.append(time.monotonic() - began)
     return overlaps
 
@@ -60,7 +60,7 @@ def gradual(proxy, number):
     else:
         os.kill(old, signal.SIGUSR2)
     # The admin address is handed over with the listeners.
-    until(proxy, lambda: proxy.pid not in (None, old), "the new process answers")
+    changes.until(proxy, lambda: proxy.pid not in (None, old), "the new process answers")
     return [old]
 
 
@@ -68,22 +68,15 @@ def nginx(proxy, _number):
     """A new master with workers first, then the old one is told to finish."""
     old = proxy.pid
     os.kill(old, signal.SIGUSR2)
-    until(proxy, lambda: proxy.pid not in (None, old) and len(tree(proxy.pid)) == 3, "the new processes run")
+    changes.until(proxy, lambda: proxy.pid not in (None, old) and len(tree(proxy.pid)) == 3, "the new processes run")
     os.kill(old, signal.SIGQUIT)
     return [old]
 
 
 def haproxy(proxy, _number):
     """The master starts itself anew, stays the same process, and has a new worker."""
+    changes.until(proxy, lambda: changes.listens_to_signals(proxy.pid), "its master has started again")
     _, *old = tree(proxy.pid)
     os.kill(proxy.pid, signal.SIGUSR2)
-    until(proxy, lambda: set(tree(proxy.pid)[1:]) - set(old), "the new worker runs")
+    changes.until(proxy, lambda: set(tree(proxy.pid)[1:]) - set(old), "the new worker runs")
     return old
-
-
-def until(proxy, question, what):
-    deadline = time.monotonic() + 30
-    while not question():
-        if time.monotonic() > deadline:
-            raise Broken(f"{proxy.name}: it never happens that {what}: {proxy.stage.said(proxy.name)}")
-        time.sleep(0.005)
