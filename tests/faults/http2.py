@@ -32,7 +32,8 @@ class Client:
 
     def __init__(self, port, host, context, connections=4):
         self.port, self.host, self.context = port, host, context
-        self.slots = [(asyncio.Lock(), []) for _ in range(connections)]
+        # Tasks that make a connection, or have made one.
+        self.slots = [None] * connections
         # How many connections there were, and how many requests were sent again.
         self.made = self.repeated = 0
 
@@ -47,21 +48,24 @@ class Client:
         raise ConnectionAbortedError("no connection has processed the request")
 
     async def connection(self):
-        lock, slot = self.slots[0]
-        self.slots.append(self.slots.pop(0))
-        async with lock:
-            if not slot or slot[0].over:
-                loop = asyncio.get_running_loop()
-                _, connection = await loop.create_connection(
-                    Connection, "127.0.0.1", self.port, ssl=self.context, server_hostname=self.host)
-                slot[:] = [connection]
-                self.made += 1
-        return slot[0]
+        slot = self.slots.pop(0)
+        if slot is None or (slot.done() and (slot.cancelled() or slot.exception() or slot.result().over)):
+            slot = asyncio.ensure_future(self.connect())
+        self.slots.append(slot)
+        # Others wait for it, too: it does not end with a request that has waited for too long.
+        return await asyncio.shield(slot)
+
+    async def connect(self):
+        self.made += 1
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            Connection, "127.0.0.1", self.port, ssl=self.context, server_hostname=self.host, ssl_handshake_timeout=10)
+        return connection
 
     def close(self):
-        for _, slot in self.slots:
-            for connection in slot:
-                connection.transport.close()
+        for slot in self.slots:
+            if slot and slot.done() and not slot.cancelled() and not slot.exception():
+                slot.result().transport.close()
 
 
 class Connection(asyncio.Protocol):

@@ -20,6 +20,8 @@ TITLE = "Reload storm"
 PROXIES = ("gradual", "nginx", "haproxy")
 # More than this, in per cent of its memory, is growth.
 GROWTH = 5
+# Between a reload that is done and the next one, in seconds.
+PAUSE = 0.02
 SIGNALS = {"gradual": signal.SIGHUP, "nginx": signal.SIGHUP, "haproxy": signal.SIGUSR2}
 # What is replaced to make a file wrong, and by what; the peers' last word on a file that they do not take.
 WRONG = {"gradual": ("percentage = 100", "percentage = 101"),
@@ -33,10 +35,11 @@ def play(stage, report):
     certificate, count = stage.certificate(), stage.pick(100, 1000)
     job = Job(versions, {"site": 0}, health=False, certificate=certificate, told=True, replaceable=True)
     proxies = start_all(stage, job)
-    plan = {"rate": stage.pick(200, 400), "mix": changes.MIX, "trusted": certificate}
+    plan = {"rate": stage.pick(100, 200), "mix": changes.MIX, "trusted": certificate}
     control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
-    # The first reloads fill what is kept: buffers, series of metrics, pages of the allocator.
-    storm(stage, proxies, max(count // 5, 24), plan)
+    # The first reloads, and more requests at once than later, fill what is kept: buffers, series of metrics, pages of the
+    # allocator.
+    storm(stage, proxies, max(count // 5, 60), plan | {"rate": 3 * plan["rate"]})
     before = at_rest(stage, proxies)
     load, requests, reloads = storm(stage, proxies, count, plan)
     after = at_rest(stage, proxies)
@@ -72,6 +75,7 @@ def reload_often(proxy, count, over):
         if over.is_set():
             count = number
             break
+        time.sleep(PAUSE)
         reload(proxy, *sequence[number % len(sequence)])
     # So that what is at rest is the same as before.
     reload(proxy, *sequence[3])

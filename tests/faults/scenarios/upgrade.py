@@ -19,7 +19,7 @@ def play(stage, report):
     versions = {name: [stage.backend(name, name, delay=0.02)] for name in ("v1", "v2")}
     certificate, count = stage.certificate(), stage.pick(3, 20)
     proxies = start_all(stage, Job(versions, health=False, certificate=certificate, replaceable=True))
-    plan = {"rate": stage.pick(200, 400), "mix": changes.MIX, "trusted": certificate}
+    plan = {"rate": stage.pick(100, 200), "mix": changes.MIX, "trusted": certificate}
     control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
     load = stage.load(proxies, seconds=3600, **plan)
     with ThreadPoolExecutor(len(proxies)) as pool:
