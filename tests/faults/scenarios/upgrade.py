@@ -14,12 +14,15 @@ from stage import Broken, alive, tree
 TITLE = "Binary upgrade"
 PROXIES = ("gradual", "nginx", "haproxy")
 
+# Between the end of an old process and the next upgrade, in seconds.
+PAUSE = 0.5
+
 
 def play(stage, report):
     versions = {name: [stage.backend(name, name, delay=0.02)] for name in ("v1", "v2")}
     certificate, count = stage.certificate(), stage.pick(3, 20)
     proxies = start_all(stage, Job(versions, health=False, certificate=certificate, replaceable=True))
-    plan = {"rate": stage.pick(100, 200), "mix": changes.MIX, "trusted": certificate}
+    plan = {"rate": stage.pick(100, 300), "mix": changes.MIX, "trusted": certificate}
     control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
     load = stage.load(proxies, seconds=3600, **plan)
     with ThreadPoolExecutor(len(proxies)) as pool:
@@ -38,7 +41,7 @@ def replace_often(proxy, count):
     """Upgrades, one after another; for how many seconds processes of both served, each time."""
     replace, overlaps = {"gradual": gradual, "nginx": nginx, "haproxy": haproxy}[proxy.name], []
     for number in range(count):
-        time.sleep(0.3)
+        time.sleep(PAUSE)
         old = replace(proxy, number)
         began = time.monotonic()
         changes.until(proxy, lambda: not any(map(alive, old)), "the old process ends")
