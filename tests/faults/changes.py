@@ -24,6 +24,19 @@ def judge(report, name, control, requests, repeated):
     report.add(name, "p99", figures.from_to(figures.p99(control), figures.p99(requests)))
 
 
+def ended(running):
+    """What each proxy's thread came to, and, of others than gradual, what went wrong with them."""
+    done, broken = {}, {}
+    for name, each in running.items():
+        try:
+            done[name] = each.result()
+        except Broken as error:
+            if name == "gradual":
+                raise
+            broken[name] = str(error).splitlines()[0]
+    return done, broken
+
+
 def until(proxy, question, what, patience=30):
     """Ask often until the answer is true."""
     deadline = time.monotonic() + patience

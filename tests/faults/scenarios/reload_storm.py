@@ -18,6 +18,7 @@ from stage import Broken, descriptors, memory, threads
 
 TITLE = "Reload storm"
 PROXIES = ("gradual", "nginx", "haproxy")
+RELOADS = "reloads meanwhile, every third of a right file"
 # More than this, in per cent of its memory, is growth.
 GROWTH = 5
 # Between a reload that is done and the next one, in seconds.
@@ -39,14 +40,15 @@ def play(stage, report):
     control = stage.load(proxies, seconds=stage.pick(2, 5), **plan).wait()
     # The first reloads, and more requests at once than later, fill what is kept: buffers, series of metrics, pages of the
     # allocator.
-    storm(stage, proxies, max(count // 5, 60), plan | {"rate": 3 * plan["rate"]})
+    *_, broken = storm(stage, proxies, max(count // 5, 60), plan | {"rate": 3 * plan["rate"]})
+    proxies = well(report, proxies, broken)
     before = at_rest(stage, proxies)
-    load, requests, reloads = storm(stage, proxies, count, plan)
+    load, requests, reloads, broken = storm(stage, proxies, count, plan)
+    proxies = well(report, proxies, broken)
     after = at_rest(stage, proxies)
     for proxy in proxies:
         name = proxy.name
-        report.add(name, "reloads meanwhile, every third of a right file", f"{reloads[name]:,}", f"{count:,}",
-                   reloads[name] == count)
+        report.add(name, RELOADS, f"{reloads[name]:,}", f"{count:,}", reloads[name] == count if name == "gradual" else None)
         changes.judge(report, name, control[name], requests[name], load.repeated[name])
         mixed = sum(each.outcome == "mixed" for each in requests[name])
         report.add(name, "answers of two configurations", mixed, "0", not mixed)
@@ -55,8 +57,16 @@ def play(stage, report):
     report.add("gradual", "exit code", code, "0", code == 0)
 
 
+def well(report, proxies, broken):
+    """The proxies that can go on. What went wrong with the others is their only figure."""
+    for name, reason in broken.items():
+        report.add(name, RELOADS, f"broken: {reason}")
+    return [proxy for proxy in proxies if proxy.name not in broken]
+
+
 def storm(stage, proxies, count, plan):
-    """Reloads under load: the load, the requests, and how many reloads each proxy took while gradual took them all."""
+    """Reloads under load: the load, the requests, how many reloads each proxy took while gradual took them all, and which
+    of the others are broken."""
     load, over = stage.load(proxies, seconds=3600, **plan), threading.Event()
     with ThreadPoolExecutor(len(proxies)) as pool:
         running = {proxy.name: pool.submit(reload_often, proxy, count, over) for proxy in proxies}
@@ -64,8 +74,7 @@ def storm(stage, proxies, count, plan):
             running["gradual"].result()
         finally:
             over.set()
-    reloads = {name: each.result() for name, each in running.items()}
-    return load, load.finish(), reloads
+    return load, load.finish(), *changes.ended(running)
 
 
 def reload_often(proxy, count, over):

@@ -28,8 +28,12 @@ def play(stage, report):
     with ThreadPoolExecutor(len(proxies)) as pool:
         running = {proxy.name: pool.submit(replace_often, proxy, count) for proxy in proxies}
     requests = load.finish()
-    for proxy in proxies:
-        name, overlaps = proxy.name, running[proxy.name].result()
+    done, broken = changes.ended(running)
+    for name in requests:
+        if name in broken:
+            report.add(name, "upgrades", f"broken: {broken[name]}")
+            continue
+        overlaps = done[name]
         report.add(name, "upgrades", len(overlaps), f"{count}", len(overlaps) == count)
         changes.judge(report, name, control[name], requests[name], load.repeated[name])
         overlaps = [each * 1000 for each in overlaps]
