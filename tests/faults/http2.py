@@ -48,12 +48,15 @@ class Client:
         raise ConnectionAbortedError("no connection has processed the request")
 
     async def connection(self):
-        slot = self.slots.pop(0)
-        if slot is None or (slot.done() and (slot.cancelled() or slot.exception() or slot.result().over)):
-            slot = asyncio.ensure_future(self.connect())
-        self.slots.append(slot)
-        # Others wait for it, too: it does not end with a request that has waited for too long.
-        return await asyncio.shield(slot)
+        while True:
+            slot = self.slots.pop(0)
+            if slot is None or (slot.done() and (slot.cancelled() or slot.exception() or slot.result().over)):
+                slot = asyncio.ensure_future(self.connect())
+            self.slots.append(slot)
+            # Others wait for it, too: it does not end with a request that has waited for too long.
+            connection = await asyncio.shield(slot)
+            if not connection.over:
+                return connection
 
     async def connect(self):
         self.made += 1

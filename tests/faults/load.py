@@ -66,18 +66,14 @@ class Client:
 
     async def steadily(self):
         """So many requests a second, for so many seconds."""
-        under_way = set()
-        for number in range(int(self.plan["rate"] * self.plan["seconds"])):
-            due = self.start + number / self.plan["rate"]
-            if (pause := due - time.monotonic()) > 0:
-                await asyncio.sleep(pause)
-            if self.over:
-                break
-            task = asyncio.ensure_future(self.request(due))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        while under_way:
-            await asyncio.wait(under_way)
+        async with asyncio.TaskGroup() as under_way:
+            for number in range(int(self.plan["rate"] * self.plan["seconds"])):
+                due = self.start + number / self.plan["rate"]
+                if (pause := due - time.monotonic()) > 0:
+                    await asyncio.sleep(pause)
+                if self.over:
+                    break
+                under_way.create_task(self.request(due))
 
     async def in_turn(self):
         """So many requests in all, by so many workers."""
