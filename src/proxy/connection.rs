@@ -79,6 +79,9 @@ impl ListenerState {
 /// When the proxy ends, a connection that has asked for nothing yet may still do so for as long: its request may be on the
 /// way. One that was opened in advance must not hold the end up.
 const LAST_CHANCE: Duration = Duration::from_secs(2);
+/// The same where another process accepts already, so that the end is waited for by nobody: a handshake whose packets are lost
+/// twice takes longer than two seconds, and an upgrade is no reason to fail it. It is how long a handshake may take by default.
+const LAST_CHANCE_OF_REPLACED: Duration = Duration::from_secs(10);
 /// An HTTP/2 connection without traffic is asked so often whether it is alive, and given so long to say so.
 const PING: Duration = Duration::from_secs(60);
 const PONG: Duration = Duration::from_secs(20);
@@ -187,7 +190,12 @@ fn overloaded() -> Vec<u8> {
 /// Resolves a while after the end of the proxy has begun.
 async fn last_chance(shard: &Shard) {
     shard.draining().await;
-    tokio::time::sleep(LAST_CHANCE).await;
+    tokio::time::sleep(chance(shard)).await;
+}
+
+/// How long a connection that has asked for nothing may still do so, and a client of HTTP/2 may be silent.
+fn chance(shard: &Shard) -> Duration {
+    if shard.is_replaced() { LAST_CHANCE_OF_REPLACED } else { LAST_CHANCE }
 }
 
 /// A connection of which it is known who it is and what it speaks.
@@ -554,12 +562,13 @@ fn lingers_too_long(
     http2: bool,
     context: &mut Context<'_>,
 ) -> bool {
-    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CHANCE)));
+    let patience = chance(&client.shard);
+    let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
     while timer.as_mut().poll(context).is_ready() {
-        if !client.watch.has_asked() || (http2 && client.watch.waits_for(LAST_CHANCE)) {
+        if !client.watch.has_asked() || (http2 && client.watch.waits_for(patience)) {
             return true;
         }
-        timer.as_mut().reset((Instant::now() + LAST_CHANCE).into());
+        timer.as_mut().reset((Instant::now() + patience).into());
     }
     false
 }

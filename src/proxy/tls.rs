@@ -108,7 +108,13 @@ fn client_config(roots: Arc<RootCertStore>, client: Option<Chain>) -> Result<Cli
 /// The one provider of cryptography. Passed explicitly, so that nothing depends on a process-wide default.
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     static PROVIDER: OnceLock<Arc<rustls::crypto::CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())))
+    Arc::clone(PROVIDER.get_or_init(|| {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        // For the first random bytes of a process the library gathers entropy, which takes 36 ms of a core: all connections
+        // of a thread would wait for that in its first handshake. If there are none, the handshakes will say so.
+        let _ = provider.secure_random.fill(&mut [0]);
+        Arc::new(provider)
+    }))
 }
 
 /// The system's certificate authorities, read once.

@@ -1,5 +1,6 @@
 """Binary upgrades under load, and as process 1 of a container."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -8,13 +9,30 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
+from pathlib import Path
 
 from checks_life import Site
-from harness import GRADUAL, check, eventually, expect, expect_equal
+from harness import GRADUAL, Skipped, check, eventually, expect, expect_equal, free_ports
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "faults"))
+import http2
 
 UPGRADES = 20
 REQUEST = b"GET / HTTP/1.1\r\nHost: site.test\r\nConnection: close\r\n\r\n"
+
+
+class TlsSite(Site):
+    """A site that is served over TLS, too."""
+
+    def __init__(self, *arguments):
+        self.tls, = free_ports(1)
+        super().__init__(*arguments)
+
+    def text(self, canary):
+        pair = f'certificate = "{self.world.folder}/cert.pem", key = "{self.world.folder}/key.pem"'
+        return f'[[listener]]\naddress = "127.0.0.1:{self.tls}"\ntls = [{{ {pair} }}]\n' + super().text(canary)
 
 
 def pid(site):
@@ -65,6 +83,36 @@ class NewConnections:
             thread.join(20)
 
 
+class LongConnections:
+    """Clients of HTTP/2 with TLS that share a few connections; they repeat what GOAWAY allows, and nothing else."""
+
+    def __init__(self, site):
+        self.client = http2.Client(site.tls, "localhost", http2.trusting(site.world.folder / "ca.pem"))
+        self.stopped, self.count, self.failures = False, 0, []
+        self.thread = threading.Thread(target=lambda: asyncio.run(self.ask_all()))
+        self.thread.start()
+
+    async def ask_all(self):
+        await asyncio.gather(*(self.ask() for _ in range(8)))
+        self.client.close()
+
+    async def ask(self):
+        while not self.stopped:
+            try:
+                async with asyncio.timeout(10):
+                    answer = await self.client.get("/", {})
+                if answer not in ((200, b"v1\n"), (200, b"v2\n")):
+                    self.failures.append(answer)
+            except Exception as error:
+                # Whatever it is: a client that is gone would find no failure any more.
+                self.failures.append(repr(error))
+            self.count += 1
+
+    def stop(self):
+        self.stopped = True
+        self.thread.join(20)
+
+
 class Wrk:
     """wrk until it is stopped."""
 
@@ -83,10 +131,10 @@ class Wrk:
 
 @check
 def twenty_upgrades_under_load_refuse_no_connection_and_fail_no_request(world):
-    site = Site(world, "upgrade", world.nginx[2:])
+    site = TlsSite(world, "upgrade", world.nginx[2:])
     old, gone = pid(site), []
     wrk = [Wrk(world, site, "new", "-H", "Connection: close"), Wrk(world, site, "kept")]
-    load = NewConnections(site.port)
+    load, long = NewConnections(site.port), LongConnections(site)
     try:
         for number in range(UPGRADES):
             load.goes_on()
@@ -104,21 +152,23 @@ def twenty_upgrades_under_load_refuse_no_connection_and_fail_no_request(world):
         wrk = [each.stop() for each in wrk]
     finally:
         load.stop()
+        long.stop()
         eventually(lambda: not any(alive(number) for number in gone), f"the old processes end: {gone}")
         total = site.program.metric("gradual_upgrades_total", result="success")
         os.kill(old, signal.SIGTERM)
     eventually(lambda: not alive(old), "the last process ends")
-    expect_equal(load.failures, [])
+    expect_equal((load.failures, long.failures), ([], []))
+    expect(long.client.made > len(long.client.slots), "no long connection was told to go elsewhere")
     expect_equal((total, len(set(gone)), site.program.process.wait(10)), (UPGRADES, UPGRADES, 0))
-    print(f"       {UPGRADES} upgrades, {sum(load.count)} connections one by one; wrk, new and kept: {wrk}")
+    print(f"       {UPGRADES} upgrades, {sum(load.count)} connections one by one; wrk, new and kept: {wrk}; "
+          f"HTTP/2 with TLS: {long.count} over {long.client.made} connections, {long.client.repeated} sent again")
 
 
 @check
 def process_1_of_a_container_refuses_an_upgrade(world):
     unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True).returncode:
-        print("       skipped: this system gives no process id namespace")
-        return
+        raise Skipped("this system gives no process id namespace")
     site = Site(world, "first", world.nginx[2:])
     world.processes.end(site.program.process)
     container = world.processes.start([*unshare, GRADUAL, "run", site.program.file], site.program.out)

@@ -23,6 +23,10 @@ class Failed(Exception):
     """A check that does not hold; the text says what was seen."""
 
 
+class Skipped(Exception):
+    """A check that cannot be made on this machine; the text says why."""
+
+
 def expect(condition, seen):
     """Fail with what was seen unless the condition holds."""
     if not condition:
@@ -214,7 +218,7 @@ class World:
 
 
 def run_check(world, function):
-    """Run one check; returns whether it holds."""
+    """Run one check; returns "passed", "failed" or "skipped"."""
     sentence = function.__name__.replace("_", " ")
 
     def hang(*_):
@@ -226,11 +230,14 @@ def run_check(world, function):
         function(world)
     except Failed as failed:
         print(f"FAIL - {sentence}\n       {failed}", flush=True)
-        return False
+        return "failed"
+    except Skipped as skipped:
+        print(f"skipped - {sentence}: {skipped}", flush=True)
+        return "skipped"
     except Exception:
         print(f"FAIL - {sentence}\n{traceback.format_exc()}", flush=True)
-        return False
+        return "failed"
     finally:
         signal.alarm(0)
     print(f"ok - {sentence}", flush=True)
-    return True
+    return "passed"

@@ -36,6 +36,8 @@ import time
 
 # What RFC 6455 adds to a key.
 MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+# The status for a request whose proxy says that it goes to another version.
+MISDIRECTED = 421
 FILLER = b"".join(b"%07d\n" % number for number in range(8192))
 
 
@@ -215,18 +217,20 @@ class Connection(asyncio.Protocol):
         elif not self.sinks:
             delay = float(target.rsplit("/", 1)[1]) if target.startswith("/delay/") else backend.delay
             delay = 0 if target == "/up" else delay
-            reply = (target, fields.get("x-identity", "-"), int(fields.get("x-size", "512")))
+            told = fields.get("gradual-version-id", backend.version)
+            status = "200 OK" if told == backend.version else f"{MISDIRECTED} Misdirected Request"
+            reply = (target, fields.get("x-identity", "-"), int(fields.get("x-size", "512")), status)
             if delay:
                 asyncio.get_running_loop().call_later(delay, self.answer, *reply)
             else:
                 self.answer(*reply)
 
-    def answer(self, target, identity, size):
+    def answer(self, target, identity, size, status):
         if self.transport.is_closing():
             return
         backend = self.backend
         body = body_of(identity, backend.version, backend.name, size)
-        head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\n\r\n"
         self.transport.write(head.encode() + body)
         if target != "/up":
             self.serving = None

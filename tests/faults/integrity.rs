@@ -1,6 +1,6 @@
 //! Checksums of very many responses through the real program, at clients that read slowly.
 //!
-//!     cargo run --release --example faults_integrity -- target/release/gradual [--count N] [--max-size BYTES]
+//!     cargo run --release --example faults_integrity -- target/release/gradual [--count N] [--max-size BYTES] [--json]
 //!
 //! Every client protocol (HTTP/1.1 and HTTP/2, with and without TLS) meets every upstream protocol, and both framings of
 //! HTTP/1.1. Most responses are short: 99 in 100 have up to 1 MB, 9 in 1000 up to 10 MB, and 1 in 1000 has up to 100 MB.
@@ -51,6 +51,9 @@ struct Arguments {
     /// Decides lengths, contents and pauses.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What came of everything.
@@ -125,23 +128,30 @@ async fn main() -> ExitCode {
     }
     clients.join_all().await;
     drop(program);
-    figures.report(begun.elapsed())
+    figures.report(begun.elapsed(), arguments.json)
 }
 
 impl Figures {
-    fn report(&self, took: Duration) -> ExitCode {
-        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let (bytes, seconds) = (read(&self.bytes), took.as_secs_f64());
-        println!(
-            "{} responses, {bytes} bytes, the longest {}; {} mismatches, {} missing ends, {} failures; {seconds:.0} s",
-            read(&self.responses),
-            read(&self.longest),
-            read(&self.mismatches),
-            read(&self.missing_ends),
-            read(&self.failures),
-        );
-        let bad = read(&self.mismatches) + read(&self.missing_ends) + read(&self.failures);
-        ExitCode::from(u8::from(bad > 0 || read(&self.responses) == 0))
+    fn report(&self, took: Duration, as_json: bool) -> ExitCode {
+        let named = [
+            ("responses", &self.responses),
+            ("bytes", &self.bytes),
+            ("longest", &self.longest),
+            ("mismatches", &self.mismatches),
+            ("missing ends", &self.missing_ends),
+            ("failures", &self.failures),
+        ];
+        let named = named.map(|(name, number)| (name, number.load(Ordering::Relaxed)));
+        if as_json {
+            let map: serde_json::Map<_, _> =
+                named.iter().map(|(name, number)| ((*name).into(), (*number).into())).collect();
+            println!("{}", serde_json::Value::from(map));
+        } else {
+            named.iter().for_each(|(name, number)| println!("{name}: {number}"));
+            println!("seconds: {:.0}", took.as_secs_f64());
+        }
+        let [(_, responses), .., (_, mismatches), (_, missing_ends), (_, failures)] = named;
+        ExitCode::from(u8::from(mismatches + missing_ends + failures > 0 || responses == 0))
     }
 
     fn count(&self, number: &AtomicU64, what: std::fmt::Arguments<'_>) {

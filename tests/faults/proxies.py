@@ -10,13 +10,16 @@ server out after failures (max_fails, fail_timeout) instead.
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from stage import Broken, accepts, eventually
+from stage import Broken, accepts, alive, eventually
 
 
 @dataclass
@@ -44,6 +47,10 @@ class Job:
     log: str = ""
     # Where a certificate and its key are, in one file, with which TLS is served too; "": it is not.
     certificate: str = ""
+    # Whether upstreams and clients are told the version. gradual always tells upstreams.
+    told: bool = False
+    # Whether the program can be replaced while it runs: nginx is a daemon for that, and HAProxy has a master.
+    replaceable: bool = False
     # Put in front of the command: words, such as prlimit's.
     prefix: tuple = ()
     # More variables for the process.
@@ -68,6 +75,7 @@ def gradual(job, name, ports, _folder):
 [[worker]]
 name = "{site}"
 routes = ["{site}.test/*"]
+{"expose_version = true" if job.told else ""}
 timeouts = {{ connect = "{seconds(job.connect)}", response = "{seconds(job.response)}" }}
 {'on_unavailable = "remap"' if job.remap else ""}
 [worker.affinity]
@@ -109,8 +117,11 @@ def nginx(job, name, ports, folder):
     remap = "error_page 502 503 504 = @other;" if job.remap else ""
     tls = f"""listen 127.0.0.1:{ports[3]} ssl http2;
         ssl_certificate {job.certificate}; ssl_certificate_key {job.certificate};""" if job.certificate else ""
+    version = f"$version_{next(iter(job.sites))}"
+    told = f"proxy_set_header Gradual-Version-Id {version}; add_header Gradual-Version {version};" if job.told else ""
+    # It knows no 0 %.
     sites = "".join(f"""
-    split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {share}% v2; * v1; }}
+    split_clients "$http_cloudflare_workers_version_key" $version_{site} {{ {f"{share}% v2;" if share else ""} * v1; }}
     map $version_{site} $other_{site} {{ v1 v2; v2 v1; }}
     server {{
         listen 127.0.0.1:{ports[0]}; listen 127.0.0.1:{ports[1]} http2; server_name {site}.test;
@@ -123,14 +134,14 @@ def nginx(job, name, ports, folder):
     user = "user root;" if os.geteuid() == 0 and job.user is None else ""
     uploads = "proxy_request_buffering off; client_max_body_size 0;" if job.abort else ""
     return f"""
-daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log stderr warn; {user}
+daemon {"on" if job.replaceable else "off"}; worker_processes 2; pid {folder}/nginx.pid; error_log stderr warn; {user}
 worker_shutdown_timeout {seconds(job.grace)};
 events {{ worker_connections 4096; }}
 http {{
     access_log {job.log or "off"}; {temporary}
     keepalive_requests 1000000; proxy_http_version 1.1; proxy_set_header Host $http_host;
     map $http_upgrade $hop {{ default upgrade; "" ""; }}
-    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $hop;
+    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $hop; {told}
     proxy_connect_timeout {seconds(job.connect)}; proxy_read_timeout {seconds(job.response)};
     proxy_next_upstream error timeout; proxy_next_upstream_tries 2; proxy_max_temp_file_size 0; {uploads}
 {pools}{sites}
@@ -138,11 +149,14 @@ http {{
 """
 
 
-def haproxy(job, name, ports, _folder):
+def haproxy(job, name, ports, folder):
     """HAProxy's configuration."""
     check = "check inter 500ms fastinter 500ms downinter 500ms fall 2 rise 2" if job.health else ""
     pools = "".join(
-        f"backend {version}\n" + "".join(f"  server {backend.name} 127.0.0.1:{backend.ports[name]} {check}\n"
+        f"backend {version}\n"
+        + (f"  http-request set-header Gradual-Version-Id {version}\n"
+           f"  http-response set-header Gradual-Version {version}\n" if job.told else "")
+        + "".join(f"  server {backend.name} 127.0.0.1:{backend.ports[name]} {check}\n"
                                          for backend in backends) for version, backends in job.versions.items())
     rules = []
     for site, share in job.sites.items():
@@ -152,12 +166,15 @@ def haproxy(job, name, ports, _folder):
             rules.append(f"use_backend v1 if {here} {v2} {{ nbsrv(v2) eq 0 }}")
             rules.append(f"use_backend v2 if {here} {{ nbsrv(v1) eq 0 }}")
         rules += [f"use_backend v2 if {here} {v2}", f"use_backend v1 if {here}"]
+    master = (f"master-worker\n  stats socket {folder}/haproxy.sock mode 600 level admin expose-fd listeners"
+              if job.replaceable else "")
     log = "log stdout format raw local0\n  option httplog" if job.log else "option dontlognull"
     tls = f"bind 127.0.0.1:{ports[3]} ssl crt {job.certificate} alpn h2,http/1.1" if job.certificate else ""
     return f"""
 global
   nbthread 2
   hard-stop-after {seconds(job.grace)}
+  {master}
 defaults
   mode http
   timeout connect {seconds(job.connect)}
@@ -230,8 +247,9 @@ class Proxy:
         return self.kind.text(job or self.job, self.name, self.ports, self.folder)
 
     def command(self):
-        words = [word.format(gradual=self.stage.program, file=self.file) for word in self.kind.command]
-        return [*self.job.prefix, *words]
+        program, *words = [word.format(gradual=self.stage.program, file=self.file) for word in self.kind.command]
+        # nginx starts its successor by the very path that it was started by.
+        return [*self.job.prefix, shutil.which(program) or program, *words]
 
     def spawn(self):
         """Start the process without waiting for it to serve."""
@@ -242,15 +260,41 @@ class Proxy:
             # HAProxy logs to a syslog or to its standard output.
             options["stdout"] = os.open(self.job.log, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             self.stage.closing.callback(os.close, options["stdout"])
+        if self.job.replaceable:
+            self.stage.closing.callback(self.end_successors)
         self.process = self.stage.start(self.command(), self.name, **options)
         return self.process
+
+    @property
+    def pid(self):
+        """The process that counts now, which need not be the one that was started; None while that is open."""
+        try:
+            if self.job.replaceable and self.name == "nginx":
+                return int((self.folder / "nginx.pid").read_text())
+            if self.job.replaceable and self.name == "gradual":
+                return json.loads(self.ask("/api/v1/status")[1])["pid"]
+        except (OSError, ValueError, http.client.HTTPException):
+            return None
+        return self.process.pid
+
+    def end_successors(self):
+        """End what came of the process that was started; its file, in a folder of its own, is among its arguments."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            mine = []
+            for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+                with contextlib.suppress(OSError):
+                    if str(self.file) in arguments.read_text(errors="replace"):
+                        mine.append(int(arguments.parent.name))
+                        os.kill(mine[-1], number)
+            with contextlib.suppress(Broken):
+                eventually(lambda: not any(map(alive, mine)), "they end", patience=self.job.grace + 2)
 
     def start(self):
         self.spawn()
         eventually(self.serves, f"{self.name} serves:\n{self.stage.said(self.name)}")
 
     def serves(self):
-        if self.process.poll() is not None:
+        if self.process.poll() is not None and not (self.name == "nginx" and self.job.replaceable):
             raise Broken(f"{self.name} ended with {self.process.returncode}: {self.stage.said(self.name)}")
         if self.name == "gradual":
             with contextlib.suppress(OSError):
@@ -279,13 +323,17 @@ class Proxy:
 
     def get(self, timeout=5, host="site.test"):
         """One request on a connection of its own: its status, or None."""
+        answer = self.answer(timeout, host)
+        return answer and answer[0]
+
+    def answer(self, timeout=5, host="site.test"):
+        """One request on a connection of its own: its status and its body, or None."""
         try:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
             with contextlib.closing(connection):
                 connection.request("GET", "/", headers={"Host": host, "Cloudflare-Workers-Version-Key": "somebody"})
                 response = connection.getresponse()
-                response.read()
-                return response.status
+                return response.status, response.read()
         except (OSError, http.client.HTTPException):
             return None
 

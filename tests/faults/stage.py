@@ -25,7 +25,7 @@ class Skipped(Exception):
 
 
 # One request, as load.py writes it.
-Request = namedtuple("Request", "due took method key identity outcome version backend late")
+Request = namedtuple("Request", "due took method key identity outcome version backend late kind")
 
 
 def eventually(question, what, patience=20.0):
@@ -127,6 +127,14 @@ class Stage:
                 each.bind(("127.0.0.1", 0))
             return [each.getsockname()[1] for each in sockets]
 
+    def certificate(self):
+        """A certificate for site.test and its key, in one file."""
+        file = self.folder / "certificate.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+                   "-subj", "/CN=site.test", "-addext", "subjectAltName=DNS:site.test", "-keyout", "-", "-out", "-"]
+        file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+        return str(file)
+
     def backend(self, name, version, **settings):
         backend = Backend(self, name, version, settings)
         self.backends.append(backend)
@@ -145,7 +153,8 @@ class Stage:
             files = [self.folder / f"{name}.{end}" for end in ("plan", "result")]
             keys = plan.get("keys") or KEYS
             keys = keys[proxy.name] if isinstance(keys, dict) else keys
-            files[0].write_text(json.dumps(plan | {"name": name, "port": proxy.port, "keys": keys}))
+            place = {"name": name, "port": proxy.port, "tls_port": proxy.tls_port, "keys": keys}
+            files[0].write_text(json.dumps(plan | place))
             pipes = {"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
             process = self.start([sys.executable, "-B", HERE / "load.py", *files], name, **pipes)
             running[proxy.name] = (process, files[1])
@@ -170,6 +179,8 @@ class Load:
 
     def __init__(self, stage, running):
         self.stage, self.running, self.start = stage, running, 0.0
+        # How many requests of each proxy were sent again, because it had said that it did not process them.
+        self.repeated = {}
         for name, (process, file) in running.items():
             if process.stdout.readline() != "ready\n":
                 raise Broken(f"the load for {name} does not start: {stage.said(file.stem)}")
@@ -185,13 +196,21 @@ class Load:
         """Sleep until so many seconds of load have passed."""
         time.sleep(max(0.0, self.start + seconds - time.monotonic()))
 
+    def finish(self):
+        """End the load now, and return what `wait` does."""
+        for process, _ in self.running.values():
+            process.stdin.close()
+        return self.wait()
+
     def wait(self, patience=120):
         """The requests of each proxy, in the order in which they were due."""
         results = {}
         for name, (process, file) in self.running.items():
             if self.stage.end(process, None, patience) != 0:
                 raise Broken(f"the load for {name} failed: {self.stage.said(file.stem)}")
-            rows = [Request(*row) for row in json.loads(file.read_text())]
+            result = json.loads(file.read_text())
+            self.repeated[name] = result["repeated"]
+            rows = [Request(*row) for row in result["rows"]]
             if not rows:
                 raise Broken(f"there was no load for {name}")
             results[name] = sorted(rows)
@@ -236,6 +255,14 @@ def tree(pid):
         with contextlib.suppress(OSError):
             pids += [each for child in children.read_text().split() for each in tree(int(child))]
     return pids
+
+
+def alive(pid):
+    """Whether a process runs. One that has ended, and that nobody has asked after, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def cpu_seconds(pid):

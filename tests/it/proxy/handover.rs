@@ -114,6 +114,28 @@ fn a_kept_connection_to_the_old_one_is_told_with_the_next_answer_and_loses_none(
 }
 
 #[test]
+fn a_client_that_connected_to_the_old_one_may_ask_for_the_first_time_seconds_later() {
+    run(async {
+        let upstream = hello().await;
+        let text = file(ANY, "", &upstream.upstream("http"));
+        let mut old = Proxy::start_in(tempfile::tempdir().unwrap(), 2, &text).await;
+        let address = old.address();
+        let mut client = old.connect().await;
+        old.shards.replaced();
+        let drained = tokio::spawn(old.shards.drain(PATIENCE));
+        while TcpStream::connect(address).is_ok() {
+            tokio::task::yield_now().await;
+        }
+        // Longer than a packet takes that was lost once, and than an end without a successor waits.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        client.write_all(REQUEST).await.unwrap();
+        let answer = read_rest(&mut client).await;
+        assert!(answer.ends_with("\r\n\r\nhello"), "{answer:?}");
+        assert_eq!(drained.await.unwrap(), 0);
+    });
+}
+
+#[test]
 fn what_was_handed_over_can_be_handed_over_again_whole() {
     run(async {
         let upstream = hello().await;
