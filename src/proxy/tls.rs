@@ -110,8 +110,9 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     static PROVIDER: OnceLock<Arc<rustls::crypto::CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
-        // For the first random bytes of a process the library gathers entropy, which takes 36 ms of a core: all connections
-        // of a thread would wait for that in its first handshake. If there are none, the handshakes will say so.
+        // For the first random bytes of a process the library gathers entropy, which takes 36 ms of a core where it was built
+        // without the settings of `.cargo/config.toml`: all connections of a thread would wait for that in its first
+        // handshake. If there are none, the handshakes will say so.
         let _ = provider.secure_random.fill(&mut [0]);
         Arc::new(provider)
     }))
