@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-import subprocess
 import time
 
 from frames import DATA, END_STREAM, HEADERS, Http2, is_200
@@ -17,7 +16,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: site.test\r\nX-Size: %d\r\nCloudflare-Worker
 
 def play(stage, report):
     versions = {"v1": [stage.backend("first", "v1")], "v2": [stage.backend("second", "v2")]}
-    job = Job(versions, health=False, certificate=certificate(stage.folder))
+    job = Job(versions, health=False, certificate=stage.certificate())
     for kind, connect in KINDS.items():
         # Processes of its own for each kind: what one leaves behind would be used by the next.
         one_kind(stage, report, start_all(stage, job), kind, connect)
@@ -50,16 +49,6 @@ def one_kind(stage, report, proxies, kind, connect):
         report.add(name, f"{kind}: still held after they left, and 200 other requests", f"{max(0, left) / 1024:.1f} MiB",
                    "5 MiB", left <= 5 * 1024, gate=False)
         stage.end(proxy.process)
-
-
-def certificate(folder):
-    """A file with a key and a certificate of its own signing."""
-    words = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=site.test", "-days", "2"]
-    command = ["openssl", "req", "-x509", *words, "-keyout", "key.pem", "-out", "certificate.pem"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    both = folder / "both.pem"
-    both.write_text((folder / "certificate.pem").read_text() + (folder / "key.pem").read_text())
-    return str(both)
 
 
 def crowd(proxy, connect, count):
