@@ -233,11 +233,12 @@ fn a_tunnel_goes_on_until_the_limit_and_is_then_cut_and_counted() {
             while TcpStream::connect(address).await.is_ok() {
                 tokio::task::yield_now().await;
             }
-            stream.write_all(b"ping").await.unwrap();
-            let mut echoed = [0; 4];
-            stream.read_exact(&mut echoed).await.unwrap();
-            assert_eq!(&echoed, b"ping");
+            // Where the limit is short, it may be over by now.
             if ends {
+                stream.write_all(b"ping").await.unwrap();
+                let mut echoed = [0; 4];
+                stream.read_exact(&mut echoed).await.unwrap();
+                assert_eq!(&echoed, b"ping");
                 stream.shutdown().await.unwrap();
             }
             assert_eq!(read_rest(&mut stream).await, "");
