@@ -7,12 +7,12 @@ use toml::de::DeValue;
 
 use super::address::{Scheme, Upstream};
 use super::deployment::{self, Known};
-use super::fields::{Fields, Text, Walk, quoted};
+use super::fields::{Fields, Text, Walk};
 use super::health;
 use super::sections::{certificate, duration, path, warn_of_slip};
 use super::texts::{self, Problem};
 use super::{OnUnavailable, Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
-use crate::diag::{Diagnostic, Span};
+use crate::diag::{Diagnostic, Span, quoted};
 use crate::model::decision::{Policy, Senders};
 use crate::model::deployment::Metadata;
 use crate::model::name::{NameError, Tag, VersionId, WorkerName};
