@@ -4,6 +4,7 @@
 //! path; that is part of preparing a reload.
 
 mod address;
+mod affinity;
 mod contradictions;
 mod deployment;
 mod fields;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
+pub use affinity::Affinity;
 pub use health::{HealthCheck, OnUnavailable, Probe, StatusRange};
 pub use limits::Limits;
 pub use parse::parse;
@@ -33,6 +35,7 @@ use crate::diag::Span;
 use crate::model::decision::Policy;
 use crate::model::deployment::Metadata;
 use crate::model::route::Pattern;
+use crate::rules::Rules;
 
 /// A value and where it stands in the file. Equal if the values are, wherever they stand.
 #[derive(Clone, Debug)]
@@ -175,6 +178,10 @@ pub struct Worker {
     pub overrides_secret_file: Option<Spanned<PathBuf>>,
     /// Deadlines towards upstreams.
     pub timeouts: Timeouts,
+    /// What edits its requests' headers.
+    pub rules: Rules,
+    /// The cookie that is a client's key where it has no other.
+    pub affinity: Option<Affinity>,
     /// Every version that the file lists, in its order; a deployment may name only some.
     pub versions: Vec<Version>,
 }

@@ -5,6 +5,7 @@
 //! a configuration, which may fail and changes nothing, and commits it, which cannot fail.
 
 mod accept;
+mod admission;
 mod asks;
 mod attempt;
 mod balance;
@@ -37,6 +38,7 @@ mod proxy_protocol;
 mod record;
 mod refusals;
 mod resolve;
+mod respond;
 mod retire;
 pub(crate) mod secret;
 mod shard;
@@ -44,6 +46,7 @@ mod snapshot;
 mod socket;
 mod source;
 mod standing;
+mod steering;
 mod stream;
 mod tap;
 mod tls;

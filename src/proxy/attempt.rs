@@ -16,10 +16,11 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
+use super::admission::chosen;
 use super::asks::{Asks, Need};
 use super::balance::{self, Choice};
 use super::failure::{Failure, Kind};
-use super::handler::{Exchange, chosen, failed};
+use super::handler::{Exchange, failed};
 use super::record::Meter;
 use super::tap::Unanswered;
 use super::upload::RequestBody;

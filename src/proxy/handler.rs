@@ -1,6 +1,5 @@
 //! One request: from its head to a version and back. Generic over how the bytes of its body arrive.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,31 +11,24 @@ use bytes::Bytes;
 use futures_util::future::{Either, ready};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
+use super::admission::{Admitted, admit, chosen};
 use super::attempt::Attempts;
 use super::body::ResponseBody;
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
-use super::head::{self, Deciding, Introduction, Seen};
-use super::overrides;
 use super::panics;
-use super::record::{self, Line, Meter};
+use super::record::{self, Meter};
+use super::respond::{answer, failed_as, refuse};
 use super::shard::Shard;
-use super::snapshot::{VersionState, WorkerState};
-use super::tunnel::{self, Upgrade};
+use super::tunnel;
 use super::upload::{self, Progress, RequestBody};
 use super::upstream::Lease;
 use super::watch::Watch;
-use super::wire;
-use crate::config::{self, Limits, UpstreamHost};
-use crate::model::decision::{Decision, Selection, Sent};
-use crate::model::head::{Head, KEY_HEADER, Lines};
-use crate::model::overrides::{OVERRIDES_HEADER, Override};
-use crate::model::ring::Member;
+use crate::config::UpstreamHost;
 
 /// A client's connection, as its requests see it.
 pub(super) struct Client {
@@ -107,16 +99,6 @@ pub(super) struct Exchange {
     pub(super) meter: Box<Meter>,
     pub(super) admitted: Admitted,
     pub(super) attempts: Attempts,
-}
-
-/// What is known of a request that has a version, besides its head.
-pub(super) struct Admitted {
-    /// The host that the client asked for; `None` for HTTP/1.0 without one.
-    host: Option<HeaderValue>,
-    pub(super) upgrade: Option<Upgrade>,
-    /// Whether the client sent it as its one `Host` line.
-    host_as_sent: bool,
-    te_trailers: bool,
 }
 
 impl Exchange {
@@ -236,238 +218,6 @@ fn may_drain(parts: &Parts) -> bool {
     parts.version != Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT)
 }
 
-/// Why a request gets no further.
-enum Refusal {
-    /// The proxy answers it itself.
-    Answer(Box<Response<Bytes>>),
-    Failure(Kind),
-}
-
-impl Refusal {
-    fn answer(self, meter: Box<Meter>) -> Response<ResponseBody> {
-        match self {
-            Self::Answer(response) => local(*response, meter),
-            Self::Failure(kind) => refuse(&kind.into(), meter),
-        }
-    }
-}
-
-impl From<Kind> for Refusal {
-    fn from(kind: Kind) -> Self {
-        Self::Failure(kind)
-    }
-}
-
-/// Checks a head, finds its worker and version, and prepares it for the next hop. Everything here is synchronous.
-/// `declared` is how long the body says that it is.
-fn admit(
-    client: &Client,
-    meter: &mut Meter,
-    parts: &mut Parts,
-    declared: Option<u64>,
-) -> Result<Admitted, Refusal> {
-    let (seen, deciding) = Seen::look(&parts.headers);
-    let listener = client.listener.current();
-    let settings = listener.settings();
-    let trusted = client.named && settings.trusted_proxies.contain(client.address);
-    let https = client.tls || (trusted && says_https(parts));
-    if client.shard.sink().is_on() {
-        meter.line = Some(Box::new(Line::of(parts, https)));
-    }
-    within_limits(meter.limits(), parts, declared)?;
-    if parts.method == Method::CONNECT && !is_websocket(parts) {
-        return Err(Kind::Connect.into());
-    }
-    seen.check(parts)?;
-    // The codec takes off a length that stands beside a transfer coding.
-    if seen.is_chunked() {
-        wire::check_chunked(client.watch.turn(), parts.method.as_str())?;
-    }
-    let host = head::authority(parts, deciding.host)?;
-    answer_here(settings, parts, host.as_ref(), https)?;
-    let head = view(client, parts, host.as_ref());
-    route(meter, &head)?;
-    select(client, meter, &head, &seen, &deciding, trusted);
-    #[cfg(test)]
-    panics::provoke(parts.headers.get("x-test-panic").map_or(b"", HeaderValue::as_bytes), "admission");
-    let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
-    let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
-    let upgrade = upgrade(parts, seen.upgrade && declared == Some(0))?;
-    remove_refused(parts, &seen, worker, trusted);
-    let introduction =
-        Introduction { trusted, address: client.address_text.as_ref(), https, host: host.as_ref() };
-    head::prepare_request(parts, &seen, &introduction);
-    set_metadata(parts, worker, version);
-    Ok(Admitted { host, upgrade, host_as_sent, te_trailers: seen.te_trailers })
-}
-
-/// Refuses what is longer than is allowed, and was not refused by the codec.
-fn within_limits(limits: &Limits, parts: &Parts, declared: Option<u64>) -> Result<(), Kind> {
-    if parts.uri.path_and_query().map_or(0, |target| target.as_str().len()) > limits.uri_bytes {
-        return Err(Kind::UriTooLong);
-    }
-    if parts.headers.len() > limits.header_count {
-        return Err(Kind::HeadTooLarge);
-    }
-    match limits.request_body_bytes {
-        Some(most) if declared.is_some_and(|length| length > most) => Err(Kind::BodyTooLarge),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a trusted proxy in front was asked by https.
-fn says_https(parts: &Parts) -> bool {
-    parts
-        .headers
-        .get(head::FORWARDED_PROTO)
-        .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
-}
-
-/// Whether an extended CONNECT (RFC 8441) asks for a WebSocket.
-fn is_websocket(parts: &Parts) -> bool {
-    parts.extensions.get::<hyper::ext::Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket")
-}
-
-/// What the client wants its connection or stream to become. A request with a body is never an upgrade: RFC 9110
-/// section 7.8 lets the field be ignored, and nothing of a body may be mistaken for the new protocol.
-fn upgrade(parts: &mut Parts, may_upgrade: bool) -> Result<Option<Upgrade>, Kind> {
-    if parts.method == Method::CONNECT {
-        return Upgrade::extended_connect(parts).map(Some).ok_or(Kind::Connect);
-    }
-    Ok(if may_upgrade { Upgrade::asked(parts) } else { None })
-}
-
-/// What the proxy answers itself: its health, and redirects to https.
-fn answer_here(
-    listener: &config::Listener,
-    parts: &Parts,
-    host: Option<&HeaderValue>,
-    https: bool,
-) -> Result<(), Refusal> {
-    if listener.health_path.as_deref() == Some(parts.uri.path())
-        && (parts.method == Method::GET || parts.method == Method::HEAD)
-    {
-        return Err(Refusal::Answer(Box::new(Response::new(Bytes::from_static(b"ok\n")))));
-    }
-    if !listener.redirect_https || https {
-        return Ok(());
-    }
-    let host = host.and_then(|host| host.to_str().ok()).ok_or(Kind::BadRequest("a redirect needs a Host"))?;
-    let host = crate::model::route::host_of(host);
-    let target = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    if target == "*" {
-        return Err(Kind::BadRequest("a redirect needs a path").into());
-    }
-    let location = HeaderValue::from_str(&format!("https://{host}{target}"));
-    let location = location.map_err(|_| Kind::BadRequest("the request's target cannot be redirected"))?;
-    let mut response = Response::new(Bytes::new());
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    response.headers_mut().insert(header::LOCATION, location);
-    Err(Refusal::Answer(Box::new(response)))
-}
-
-/// A request's head as routing and the decision see it, whatever codec read it.
-fn view<'a>(client: &Client, parts: &'a Parts, host: Option<&'a HeaderValue>) -> Head<'a, HeaderMap> {
-    Head {
-        method: parts.method.as_str(),
-        authority: host.and_then(|host| host.to_str().ok()).unwrap_or(""),
-        path: parts.uri.path(),
-        query: parts.uri.query(),
-        lines: &parts.headers,
-        peer: client.address.map(|address| address.ip()),
-    }
-}
-
-/// Finds the worker, and notes it.
-fn route<L: Lines + ?Sized>(meter: &mut Meter, head: &Head<'_, L>) -> Result<(), Kind> {
-    let routed = meter.snapshot.blueprint.router.route(head.authority, head.path);
-    let routed =
-        routed.map_err(|_| Kind::BadRequest("the path has dot segments, and routes here are by path"))?;
-    meter.worker = Some(routed.ok_or(Kind::NoWorker)?);
-    Ok(())
-}
-
-/// Chooses the worker's version, and notes it.
-fn select<L: Lines + ?Sized>(
-    client: &Client,
-    meter: &mut Meter,
-    head: &Head<'_, L>,
-    seen: &Seen,
-    deciding: &Deciding<'_>,
-    trusted: bool,
-) {
-    let Some(worker) = meter.worker.and_then(|index| meter.snapshot.workers.get(index)) else { return };
-    let key = field(head, KEY_HEADER, deciding.key, seen.keys);
-    let overrides = field(head, OVERRIDES_HEADER, deciding.overrides, seen.overrides);
-    let (key, overrides) = (key.as_deref(), overrides.as_deref());
-    let secret = overrides.and_then(|_| worker.secret());
-    let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw() };
-    let selection = worker.policy().select(&sent);
-    let decision =
-        if worker.remaps() { fail_over(worker, &selection, sent.draw) } else { selection.decision };
-    match selection.overridden {
-        Override::Absent => {}
-        Override::Version(_) => worker.series.overridden(None),
-        Override::Ignored(problem) => worker.series.overridden(Some(problem)),
-    }
-    meter.overridden = selection.overridden;
-    meter.chose(decision.member.index(), decision.reason);
-}
-
-/// The decision where versions may stand in for each other.
-#[inline(never)]
-fn fail_over(worker: &WorkerState, selection: &Selection<'_>, draw: u64) -> Decision {
-    let is_up = |member: Member| {
-        worker.versions.get(member.index()).is_some_and(|version| !version.backends.are_down())
-    };
-    if is_up(selection.decision.member) {
-        return selection.decision;
-    }
-    worker.policy().fail_over(selection, draw, is_up).unwrap_or(selection.decision)
-}
-
-/// The value of a field: its one line as it is, several joined.
-fn field<'a, L: Lines + ?Sized>(
-    head: &Head<'a, L>,
-    name: &str,
-    first: Option<&'a HeaderValue>,
-    lines: usize,
-) -> Option<Cow<'a, [u8]>> {
-    if lines > 1 { head.lines.joined(name) } else { first.map(|value| Cow::Borrowed(value.as_bytes())) }
-}
-
-pub(super) fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
-    let worker = meter.snapshot.workers.get(meter.worker?)?;
-    Some((worker, worker.versions.get(meter.version?.0)?))
-}
-
-/// The gate: what the sender may not send is not forwarded either, and what was shown to this proxy stays with it.
-fn remove_refused(parts: &mut Parts, seen: &Seen, worker: &WorkerState, trusted: bool) {
-    let policy = worker.policy();
-    if seen.keys > 0 && !policy.keys.allow(trusted) {
-        parts.headers.remove(head::KEY);
-    }
-    if seen.overrides > 0 {
-        if !policy.overrides.allow(trusted) {
-            parts.headers.remove(head::OVERRIDES);
-        } else if worker.secret().is_some() {
-            overrides::cut_tokens(&mut parts.headers, worker.name());
-        }
-    }
-}
-
-fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState) {
-    let headers = &mut parts.headers;
-    headers.insert(head::WORKER, worker.name.clone());
-    headers.insert(head::VERSION_ID, version.headers.id.clone());
-    if let Some(tag) = &version.headers.tag {
-        headers.insert(head::VERSION_TAG, tag.clone());
-    }
-    if let Some(timestamp) = &version.headers.timestamp {
-        headers.insert(head::VERSION_TIMESTAMP, timestamp.clone());
-    }
-}
-
 /// What a request that failed on its connection says: the client's side may be to blame.
 pub(super) fn failed(error: hyper::Error, meter: &Meter) -> Failure {
     if meter.progress.as_ref().is_some_and(|progress| progress.is_too_large.get()) {
@@ -498,76 +248,4 @@ fn dress_http2(request: &mut Request<RequestBody>, host: &HeaderValue, tls: bool
         Failure::because(Kind::BadRequest("the request's target cannot be sent over HTTP/2"), error)
     })?;
     Ok(())
-}
-
-/// The client's response of an upstream's.
-pub(super) fn answer(
-    response: Response<Incoming>,
-    lease: Lease,
-    mut meter: Box<Meter>,
-) -> Response<ResponseBody> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return refuse(&Kind::UnaskedUpgrade.into(), meter);
-    }
-    let (mut parts, incoming) = response.into_parts();
-    parts.version = Version::HTTP_11;
-    if let Err(kind) = head::prepare_response(&mut parts.headers) {
-        return refuse(&kind.into(), meter);
-    }
-    expose(&mut parts.headers, &meter);
-    meter.answered(parts.status);
-    let idle = meter.idle_limit();
-    Response::from_parts(parts, ResponseBody::upstream(incoming, lease, idle, meter))
-}
-
-/// Says which version answered and why, where the worker wants it said.
-pub(super) fn expose(headers: &mut HeaderMap, meter: &Meter) {
-    let Some((worker, version)) = chosen(meter).filter(|(worker, _)| worker.is_exposed()) else { return };
-    let Some((_, reason)) = meter.version else { return };
-    let problem = match meter.overridden {
-        Override::Ignored(problem) => Some(problem),
-        Override::Absent | Override::Version(_) => None,
-    };
-    if let Some(item) = version.exposed(&worker.policy().name, reason, problem) {
-        headers.insert(head::GRADUAL_VERSION, item);
-    }
-}
-
-/// An answer of the proxy's own that is no failure.
-fn local(response: Response<Bytes>, mut meter: Box<Meter>) -> Response<ResponseBody> {
-    meter.answered(response.status());
-    response.map(|body| ResponseBody::own(body, Some(meter)))
-}
-
-/// The answer to a request that cannot be served: its kind as a header, and a short body that says it in a sentence.
-pub(super) fn refuse(failure: &Failure, mut meter: Box<Meter>) -> Response<ResponseBody> {
-    let kind = failure.kind;
-    meter.error = Some(kind);
-    if kind.is_upstream() || kind.is_our_own() {
-        meter.warn(failure);
-    }
-    let mut response = failed_as(kind);
-    let headers = response.headers_mut();
-    if matches!(kind, Kind::Connect) {
-        headers
-            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
-    }
-    if let Some(limit) = kind.limit() {
-        meter.client.shard.limited(limit);
-    }
-    if kind.closes() && !meter.http2 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    expose(headers, &meter);
-    local(response, meter)
-}
-
-fn failed_as(kind: Kind) -> Response<Bytes> {
-    let mut response = Response::new(Bytes::from(kind.body()));
-    *response.status_mut() = kind.status();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(head::GRADUAL_ERROR, HeaderValue::from_static(kind.as_str()));
-    response
 }

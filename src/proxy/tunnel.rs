@@ -23,9 +23,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::body::ResponseBody;
 use super::failure::Kind;
 use super::goodbye::Side;
-use super::handler;
 use super::head;
 use super::record::Meter;
+use super::respond;
 use super::upload::RequestBody;
 use super::upstream::Lease;
 use crate::metrics::Limit;
@@ -145,11 +145,11 @@ pub(super) fn answer(
         Ok(true) => open(upgrade, response, lease, meter),
         // A 2xx to an extended CONNECT says that the tunnel is open (RFC 8441 section 4), and it is not.
         Ok(false) if upgrade.client == Client::Http2 && response.status().is_success() => {
-            handler::refuse(&Kind::UpgradeRefused.into(), meter)
+            respond::refuse(&Kind::UpgradeRefused.into(), meter)
         }
         // Not agreed: an ordinary answer, such as 401 or 426.
-        Ok(false) => handler::answer(response, lease, meter),
-        Err(kind) => handler::refuse(&kind.into(), meter),
+        Ok(false) => respond::answer(response, lease, meter),
+        Err(kind) => respond::refuse(&kind.into(), meter),
     }
 }
 
@@ -163,9 +163,9 @@ fn open(
     let (mut head, _) = response.into_parts();
     let granted = head.headers.get(header::UPGRADE).cloned();
     if let Err(kind) = head::prepare_response(&mut head.headers) {
-        return handler::refuse(&kind.into(), meter);
+        return respond::refuse(&kind.into(), meter);
     }
-    handler::expose(&mut head.headers, &meter);
+    respond::expose(&mut head.headers, &meter);
     dress_response(&upgrade, &mut head.headers, granted, lease.is_http2());
     let status = match upgrade.client {
         Client::Http1 => StatusCode::SWITCHING_PROTOCOLS,
