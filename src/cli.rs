@@ -4,6 +4,8 @@ pub mod check;
 mod demo;
 pub mod explain;
 mod logging;
+pub mod request;
+pub mod rules;
 pub mod schema;
 mod upgrade;
 
@@ -31,6 +33,8 @@ Examples:
   gradual check gradual.toml           every mistake of a file at once
   gradual run gradual.toml --watch     serve, and reload when the file changes
   gradual explain --key alice /cart    where would this request go, and why?
+  gradual rules test 'ip.src in {192.0.2.0/24}' --ip 192.0.2.7
+                                       what does an expression say of a request?
   kill -HUP <pid>                      reload now
   gradual upgrade gradual.toml         have the running proxy start its new program, without losing a connection
   gradual schema > schema.json         for editors that complete and check the file
@@ -51,6 +55,8 @@ enum Command {
     Schema,
     /// Say where a request would go, and why, from the file alone
     Explain(explain::ExplainArgs),
+    /// Try expressions of the rules language
+    Rules(rules::RulesArgs),
     /// See it at work: two versions of a tiny application, a proxy before them, and commands to try
     Demo,
 }
@@ -90,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Check(options) => check::check(&options.file, options.json, color(&io::stderr())),
         Command::Schema => schema::schema(),
         Command::Explain(question) => explain::run(&question, load),
+        Command::Rules(options) => rules::run(&options),
         Command::Demo => demo::demo(),
     }
 }

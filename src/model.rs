@@ -6,6 +6,7 @@ pub mod affinity;
 pub mod decision;
 pub mod deployment;
 pub mod failover;
+pub mod forwarded;
 pub mod head;
 pub mod name;
 pub mod overrides;

@@ -77,6 +77,7 @@ pub use self::health::{
     EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
 };
 pub use self::probe::ProbeError;
+pub use self::record::is_asset;
 pub use self::standing::LastCheck;
 
 use self::budget::Budgets;

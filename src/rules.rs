@@ -28,13 +28,15 @@ use std::fmt::{self, Debug, Formatter};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 pub use context::Scratch;
 pub use mistake::Mistake;
 pub use types::Value;
 
-use crate::model::head::{Lines, trim_ows};
+use crate::model::decision::Ruled;
+use crate::model::head::{KEY_HEADER, Lines, trim_ows};
+use crate::model::overrides::OVERRIDES_HEADER;
 use context::Context;
 use parse::{Operand, parse};
 use tree::Node;
@@ -294,4 +296,24 @@ pub enum Outcome {
     Remove,
     /// All its lines are removed because the value can stand in no header: control characters, or too long.
     Dropped,
+}
+
+impl Outcome {
+    /// Does it to a request's headers, and notes whether a rule has now set one that chooses a version.
+    pub fn apply(self, name: HeaderName, headers: &mut HeaderMap, ruled: &mut Ruled) {
+        let set = matches!(self, Self::Set(_));
+        match name.as_str() {
+            KEY_HEADER => ruled.key = set,
+            OVERRIDES_HEADER => ruled.overrides = set,
+            _ => {}
+        }
+        match self {
+            Self::Set(value) => {
+                headers.insert(name, value);
+            }
+            Self::Remove | Self::Dropped => {
+                headers.remove(name);
+            }
+        }
+    }
 }

@@ -77,7 +77,7 @@ fn good(config: &Config, report: &Report) -> String {
 }
 
 /// One object; control characters are escaped, also those that JSON itself allows, as a terminal may be reading.
-fn json_text(report: &Report) -> String {
+pub(super) fn json_text(report: &Report) -> String {
     let text = format!("{:#}", report.to_json());
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

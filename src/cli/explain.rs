@@ -1,44 +1,35 @@
 //! `gradual explain`: where a request would go and why, from the file alone.
 
-mod target;
+mod steps;
 mod text;
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use http::HeaderName;
+
+pub use super::request::{Mistake, Request, RequestArgs};
+use super::request::{Sender, Target};
 use crate::config::{Config, Worker};
-use crate::model::decision::{Policy, Reason, Selection, Sent};
-use crate::model::head::{KEY_HEADER, Lines};
+use crate::model::decision::{Policy, Reason};
 use crate::model::name::VersionId;
-use crate::model::overrides::{OVERRIDES_HEADER, Override};
+use crate::model::overrides::Override;
 use crate::model::ring::Arc;
 use crate::model::route::Router;
 use crate::model::secret::Secret;
 use crate::model::share::Position;
+use crate::rules::{Outcome, Rule};
 
 /// The arguments of `gradual explain`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ExplainArgs {
-    /// The request's URL; the scheme, and with --worker all of it, may be left out. A bare path is enough, too
-    pub url: Option<String>,
+    /// The request.
+    #[command(flatten)]
+    pub request: RequestArgs,
     /// The worker, instead of the one that the URL's route names
     #[arg(long, visible_alias = "name", value_name = "WORKER")]
     pub worker: Option<String>,
-    /// The version key: short for --header 'Cloudflare-Workers-Version-Key: KEY'
-    #[arg(long)]
-    pub key: Option<String>,
-    /// A request header; may be given several times
-    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
-    pub headers: Vec<String>,
-    /// The request's method
-    #[arg(long, default_value = "GET")]
-    pub method: String,
-    /// The address that the request comes from: decides whether it is trusted, by all listeners' trusted_proxies.
-    /// Without it the request comes from an address that is not trusted
-    #[arg(long, value_name = "ADDRESS")]
-    pub ip: Option<IpAddr>,
-    /// The configuration file
+    /// The configuration file; all listeners' trusted_proxies say whether --ip is trusted
     #[arg(long, default_value = "gradual.toml", value_name = "FILE")]
     pub file: PathBuf,
     /// Print JSON
@@ -47,16 +38,12 @@ pub struct ExplainArgs {
 }
 
 /// A request to explain.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Question {
-    /// A URL with or without scheme, or a path. May be absent where the worker is known without.
-    pub url: Option<String>,
     /// The worker's name; it then needs no route.
     pub worker: Option<String>,
-    /// Header lines, names in lower case.
-    pub headers: Vec<(String, Vec<u8>)>,
-    /// The peer's address; `None`: one that no listener trusts.
-    pub ip: Option<IpAddr>,
+    /// The request. Its URL may be absent where the worker is known without.
+    pub request: Request,
 }
 
 /// Where a request goes, and why; borrows from the configuration and the question.
@@ -64,35 +51,53 @@ pub struct Question {
 pub struct Answer<'a> {
     /// The worker's settings, its deployment included.
     pub policy: &'a Policy,
-    /// The version; `None` where a draw decides.
+    /// The version; `None` where a draw decides, or a key that the proxy makes.
     pub version: Option<&'a VersionId>,
     /// The version's tag.
     pub tag: Option<&'a str>,
     /// Why it goes there.
     pub reason: Reason,
-    /// The key that counts, present also where an override decides.
+    /// The key that counts, present also where an override decides; `None` also where the proxy makes one.
     pub key: Option<Vec<u8>>,
+    /// Where the key comes from; `None` where there is none.
+    pub key_from: Option<KeyFrom<'a>>,
     /// Whether a key was sent that does not count, because this sender may not send one.
     pub key_denied: bool,
-    /// Where the key falls on the ring; `None` where no key decides.
+    /// The name of the worker's affinity cookie.
+    pub cookie: Option<&'a str>,
+    /// Where the key falls on the ring; `None` where no key decides that is known.
     pub position: Option<Position>,
     /// What the overrides field says for the worker.
     pub overridden: Override,
     /// Whether this sender may send overrides; where it may and one is denied, it did not show the secret.
     pub overrides_allowed: bool,
+    /// What each of the worker's rules does to the request as it came, in order.
+    pub rules: Vec<RuleRun<'a>>,
 }
 
-/// Why a request cannot be explained: what to print.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake(String);
-
-impl std::fmt::Display for Mistake {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Where a key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyFrom<'a> {
+    /// The key header that the client sends.
+    Client,
+    /// A rule, by its place from 0, sets the key header.
+    Rule(usize),
+    /// The affinity cookie of this name.
+    Cookie(&'a str),
+    /// The proxy makes one, and gives it to the client as the cookie of this name.
+    Made(&'a str),
 }
 
-impl std::error::Error for Mistake {}
+/// What a rule does to a request.
+#[derive(Clone, Debug)]
+pub struct RuleRun<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// Whether the request matches.
+    pub matched: bool,
+    /// What becomes of headers, where it does.
+    pub edits: Vec<(HeaderName, Outcome)>,
+}
 
 /// Runs the command: prints the answer and returns 0, or prints what is wrong to stderr and returns 1; 1 also where
 /// standard output does not take the answer. `load` reads the file, or says what is wrong with it in the words to be printed.
@@ -117,69 +122,23 @@ impl ExplainArgs {
     /// The question that the arguments ask.
     ///
     /// # Errors
-    /// A header or the method is not one that HTTP knows.
+    /// The URL, a header or the method is not one that HTTP knows.
     pub fn question(&self) -> Result<Question, Mistake> {
-        if http::Method::from_bytes(self.method.as_bytes()).is_err() {
-            return Err(Mistake(format!("{:?} is not a method", self.method)));
-        }
-        let mut headers = self.headers.iter().map(|text| header(text)).collect::<Result<Vec<_>, _>>()?;
-        if let Some(key) = &self.key {
-            headers.push(field(KEY_HEADER, key)?);
-        }
-        Ok(Question { url: self.url.clone(), worker: self.worker.clone(), headers, ip: self.ip })
+        Ok(Question { worker: self.worker.clone(), request: self.request.request()? })
     }
 }
 
-/// A header line from `Name: value`.
-fn header(text: &str) -> Result<(String, Vec<u8>), Mistake> {
-    let Some((name, value)) = text.split_once(':') else {
-        return Err(Mistake(format!("the header {text:?} has no colon: write 'Name: value'")));
-    };
-    field(name, value)
-}
-
-fn field(name: &str, value: &str) -> Result<(String, Vec<u8>), Mistake> {
-    let value = value.trim_matches([' ', '\t']);
-    let Ok(name) = http::HeaderName::from_bytes(name.as_bytes()) else {
-        return Err(Mistake(format!("{name:?} is not the name of a header")));
-    };
-    match http::HeaderValue::from_bytes(value.as_bytes()) {
-        Ok(value) => Ok((name.as_str().to_owned(), value.as_bytes().to_vec())),
-        Err(_) => Err(Mistake(format!("{value:?} cannot be a header's value"))),
-    }
-}
-
-/// Where a request would go, and why: exactly as the proxy decides it.
+/// Where a request would go, and why: exactly as the proxy decides it. What depends on the time or on random numbers is what
+/// a request would meet that came now.
 ///
 /// # Errors
 /// The URL cannot be read, no worker has a route for it, none is given where several workers could be meant, or the secret
 /// that an override must show cannot be read.
 pub fn explain<'a>(config: &'a Config, question: &Question) -> Result<Answer<'a>, Mistake> {
-    let worker = worker(config, question)?;
-    let sent_key = question.headers[..].joined(KEY_HEADER);
-    let overrides = question.headers[..].joined(OVERRIDES_HEADER);
-    let peer = question.ip.map(|ip| SocketAddr::new(ip, 0));
-    let trusted = peer.is_some_and(|peer| {
-        config.listeners.iter().any(|listener| listener.trusted_proxies.contain(Some(peer)))
-    });
-    let secret = secret(worker, overrides.is_some())?;
-    let (key, overrides, secret) = (sent_key.as_deref(), overrides.as_deref(), secret.as_ref());
-    let sent = Sent { key, overrides, trusted, secret, ..Sent::default() };
-    let policy = &worker.policy;
-    let Selection { decision, overridden, key, .. } = policy.select(&sent);
-    let drawn = decision.reason == Reason::Random;
-    let version = policy.deployment.version(decision.member).filter(|_| !drawn);
-    Ok(Answer {
-        policy,
-        version,
-        tag: version.and_then(|id| tag(worker, id)),
-        reason: decision.reason,
-        key: key.map(<[u8]>::to_vec),
-        key_denied: sent_key.is_some() && !policy.keys.allow(trusted),
-        position: decision.position,
-        overridden,
-        overrides_allowed: policy.overrides.allow(trusted),
-    })
+    let request = &question.request;
+    let target = request.target()?;
+    let worker = worker(config, question, &target)?;
+    steps::answer(worker, request, &target, &Sender::of(config, request))
 }
 
 /// What overrides for the worker must show, read only where there are any.
@@ -195,24 +154,21 @@ fn tag<'a>(worker: &'a Worker, id: &VersionId) -> Option<&'a str> {
 }
 
 /// The worker that is named, else that of the URL's route, else the only one.
-fn worker<'a>(config: &'a Config, question: &Question) -> Result<&'a Worker, Mistake> {
+fn worker<'a>(config: &'a Config, question: &Question, target: &Target<'_>) -> Result<&'a Worker, Mistake> {
     let workers = &config.workers;
-    let target = question.url.as_deref().map(target::Target::parse).transpose()?;
     if let Some(name) = &question.worker {
         return workers
             .iter()
             .find(|worker| worker.policy.name.as_str() == name)
             .ok_or_else(|| Mistake(format!("there is no worker {name:?}; there is {}", names(workers))));
     }
-    let Some(target) = target else {
+    if question.request.url.is_none() {
         return match &workers[..] {
             [worker] => Ok(worker),
             _ => Err(Mistake(format!("give a URL, or one of the workers with --worker: {}", names(workers)))),
         };
-    };
-    let host = question.headers[..].joined("host");
-    let host = host.as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-    route(workers, target.authority.unwrap_or(&host), target.path)
+    }
+    route(workers, question.request.authority(target), target.path)
 }
 
 fn route<'a>(workers: &'a [Worker], authority: &str, path: &str) -> Result<&'a Worker, Mistake> {
@@ -248,7 +204,9 @@ fn override_word(overridden: Override) -> Option<&'static str> {
 
 impl Answer<'_> {
     /// The answer for machines. `version_id` and `position` are null where a draw decides, `position` also where an
-    /// override does; `to` is exclusive. A key that is not UTF-8 has U+FFFD in place of what is not.
+    /// override does; both, and `key`, are null beside the reason `key` where the proxy makes the key. `to` is exclusive.
+    /// `rules` has an entry for each rule in the order of the file; `set` has the headers that it changes by their names in
+    /// lower case, with the new value, or null where the header is removed. What is not UTF-8 is U+FFFD.
     pub fn to_json(&self) -> serde_json::Value {
         let arc = |arc: &Arc| {
             let id = self.policy.deployment.version(arc.member).map(VersionId::as_str);
@@ -261,12 +219,26 @@ impl Answer<'_> {
             "key": self.key_text(),
             "position": self.position.map(Position::index),
             "override": override_word(self.overridden),
-            "rules": [],
+            "rules": self.rules.iter().map(RuleRun::to_json).collect::<Vec<_>>(),
             "ring": self.policy.deployment.ring.arcs().iter().map(arc).collect::<Vec<_>>(),
         })
     }
 
     fn key_text(&self) -> Option<String> {
-        self.key.as_deref().map(|key| String::from_utf8_lossy(key).into_owned())
+        self.key.as_deref().map(|key| steps::readable(key).into_owned())
+    }
+}
+
+impl RuleRun<'_> {
+    fn to_json(&self) -> serde_json::Value {
+        let edit = |(name, outcome): &(HeaderName, Outcome)| {
+            let value = match outcome {
+                Outcome::Set(value) => steps::readable(value.as_bytes()).into_owned().into(),
+                Outcome::Remove | Outcome::Dropped => serde_json::Value::Null,
+            };
+            (name.to_string(), value)
+        };
+        let set: serde_json::Map<_, _> = self.edits.iter().map(edit).collect();
+        serde_json::json!({ "matched": self.matched, "set": set })
     }
 }

@@ -116,6 +116,8 @@ pub struct Sent<'a> {
     pub overrides: Option<&'a [u8]>,
     /// Which of the two a rule has set.
     pub ruled: Ruled,
+    /// Whether the gate has taken an override away: see [`Policy::denies`].
+    pub denied: bool,
     /// Whether the request came through a trusted proxy.
     pub trusted: bool,
     /// What overrides must show; `None` where this worker wants nothing shown.
@@ -187,12 +189,20 @@ impl Policy {
         Selection { decision: self.deployment.ring.decide(&ask), overridden, key, origin }
     }
 
+    /// Whether an overrides field names this worker, and its sender may not send it. For callers that take the field off
+    /// before they ask for a version.
+    pub fn denies(&self, field: &[u8], trusted: bool) -> bool {
+        let says = || Override::parse(field, self.name.as_str(), |_| None) != Override::Absent;
+        !self.overrides.allow(trusted) && says()
+    }
+
     fn overridden(&self, sent: &Sent<'_>) -> Override {
-        let Some(field) = sent.overrides else { return Override::Absent };
+        let nothing = if sent.denied { Override::Ignored(OverrideProblem::Denied) } else { Override::Absent };
+        let Some(field) = sent.overrides else { return nothing };
         let secret = sent.secret.filter(|_| !sent.ruled.overrides);
         let said = Override::guarded(field, self.name.as_str(), secret, |id| self.deployment.member(id));
         match said {
-            Override::Absent => Override::Absent,
+            Override::Absent => nothing,
             _ if !sent.ruled.overrides && !self.overrides.allow(sent.trusted) => {
                 Override::Ignored(OverrideProblem::Denied)
             }

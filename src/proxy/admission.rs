@@ -22,6 +22,7 @@ use super::tunnel::Upgrade;
 use super::wire;
 use crate::config::{self, Limits};
 use crate::model::decision::{Decision, Selection, Sent};
+use crate::model::forwarded;
 use crate::model::head::{Head, KEY_HEADER, Lines};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
 use crate::model::ring::Member;
@@ -70,7 +71,7 @@ pub(super) fn admit(
     let listener = client.listener.current();
     let settings = listener.settings();
     let trusted = client.named && settings.trusted_proxies.contain(client.address);
-    let https = client.tls || (trusted && says_https(parts));
+    let https = client.tls || (trusted && forwarded::says_https(&parts.headers));
     if client.shard.sink().is_on() {
         meter.line = Some(Box::new(Line::of(parts, https)));
     }
@@ -123,14 +124,6 @@ fn within_limits(limits: &Limits, parts: &Parts, declared: Option<u64>) -> Resul
         Some(most) if declared.is_some_and(|length| length > most) => Err(Kind::BodyTooLarge),
         _ => Ok(()),
     }
-}
-
-/// Whether a trusted proxy in front was asked by https.
-fn says_https(parts: &Parts) -> bool {
-    parts
-        .headers
-        .get(head::FORWARDED_PROTO)
-        .is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
 /// Whether an extended CONNECT (RFC 8441) asks for a WebSocket.

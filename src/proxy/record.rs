@@ -94,7 +94,7 @@ pub(super) fn unread(client: &Rc<Client>, kind: Kind) {
 }
 
 /// Whether a path is that of a script, style, image or font, by its extension.
-pub(super) fn is_asset(path: &str) -> bool {
+pub fn is_asset(path: &str) -> bool {
     let bytes = path.as_bytes();
     // The longest extension has five letters: looking further back would only cost time.
     let end = &bytes[bytes.len().saturating_sub(6)..];

@@ -20,6 +20,7 @@ use super::snapshot::WorkerState;
 use crate::config::{Affinity, TrustedProxies, Worker};
 use crate::model::affinity;
 use crate::model::decision::{Origin, Ruled, Selection, Sent};
+use crate::model::forwarded;
 use crate::model::head::{KEY_HEADER, Lines, trim_ows};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
 use crate::rules::{Facts, Outcome, Rules};
@@ -69,6 +70,8 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
     let Some(worker) = meter.worker.and_then(|index| snapshot.workers.get(index)) else { return };
     let Some(steering) = &worker.steering else { return };
     let mut steered = Box::<Steered>::default();
+    let refused = (request.seen.overrides > 0).then(|| parts.headers.joined(OVERRIDES_HEADER)).flatten();
+    let denied = refused.is_some_and(|field| worker.policy().denies(&field, request.trusted));
     remove_refused(parts, request.seen, worker, request.trusted);
     let ruled = run_rules(request, worker, steering, &mut steered, parts);
     let headers = &parts.headers;
@@ -80,6 +83,7 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
         key: key.as_deref(),
         overrides: overrides.as_deref(),
         ruled,
+        denied,
         trusted: request.trusted,
         secret: overrides.as_deref().and_then(|_| worker.secret()),
         cookie,
@@ -144,24 +148,10 @@ fn run_rules(
         edits.push((name.clone(), outcome));
     });
     for (name, outcome) in edits {
-        let set = matches!(outcome, Outcome::Set(_));
-        if name == head::KEY {
-            ruled.key = set;
-        } else if name == head::OVERRIDES {
-            ruled.overrides = set;
+        if outcome == Outcome::Dropped {
+            worker.series.rule_value_dropped();
         }
-        match outcome {
-            Outcome::Set(value) => {
-                parts.headers.insert(name, value);
-            }
-            Outcome::Remove => {
-                parts.headers.remove(name);
-            }
-            Outcome::Dropped => {
-                worker.series.rule_value_dropped();
-                parts.headers.remove(name);
-            }
-        }
+        outcome.apply(name, &mut parts.headers, &mut ruled);
     }
     ruled
 }
@@ -190,26 +180,10 @@ fn believed_address(request: &Request<'_>, headers: &HeaderMap) -> Option<IpAddr
     if !request.trusted {
         return peer;
     }
-    let mut believed = peer;
-    for line in headers.get_all(head::FORWARDED_FOR).iter().rev() {
-        for entry in line.as_bytes().rsplit(|&byte| byte == b',') {
-            let Some(address) = forwarded_address(trim_ows(entry)) else { return believed };
-            believed = Some(address);
-            if !request.trusted_proxies.networks.iter().any(|network| network.contains(&address)) {
-                return believed;
-            }
-        }
-    }
-    believed
-}
-
-/// An entry of `X-Forwarded-For`: an address, by some with a port, and then of IPv6 in brackets.
-fn forwarded_address(entry: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(entry).ok()?;
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    let address =
-        bare.parse::<IpAddr>().or_else(|_| text.parse().map(|socket: std::net::SocketAddr| socket.ip()));
-    address.ok().map(|address| address.to_canonical())
+    let networks = &request.trusted_proxies.networks;
+    forwarded::believed_address(peer, headers, |address| {
+        networks.iter().any(|network| network.contains(address))
+    })
 }
 
 /// Whether the request asks for a page, so that its client can receive the cookie.

@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
+use crate::diag::visible;
 use crate::model::decision::{Reason, Senders};
 use crate::model::name::VersionId;
 use crate::model::overrides::{Override, OverrideProblem};
 use crate::model::ring::percentage;
+use crate::rules::{Operation, Outcome};
 
-use super::Answer;
+use super::{Answer, KeyFrom, RuleRun, steps::readable};
 
 impl Answer<'_> {
     /// The answer for people: what decides and why, the ring, and what it takes to recompute the position.
@@ -24,6 +26,7 @@ impl Answer<'_> {
         for (name, value) in rows {
             let _ = writeln!(text, "{name:<9} {value}");
         }
+        self.rules_text(&mut text);
         let _ = writeln!(text, "\nring of deployment {}:", self.policy.deployment.id);
         self.ring_text(&mut text);
         let salt = String::from_utf8_lossy(self.policy.deployment.ring.salt());
@@ -36,6 +39,10 @@ impl Answer<'_> {
         match (self.version, self.tag) {
             (Some(id), Some(tag)) => format!("{id} ({tag})"),
             (Some(id), None) => id.to_string(),
+            (None, _) if self.is_made() => {
+                "that of the id which the proxy makes: another one for each client, by the percentages below"
+                    .to_owned()
+            }
             (None, _) => "drawn anew for each request, by the percentages below".to_owned(),
         }
     }
@@ -45,6 +52,9 @@ impl Answer<'_> {
             Reason::Object => "object: the position of the object's name on the ring decides",
             Reason::Override => "override: the request names the version",
             Reason::Asset => "asset: the page that needs it came from this version",
+            Reason::Key if self.is_made() => {
+                "key: the proxy makes an id, and its position on the ring decides"
+            }
             Reason::Key => "key: the version key's position on the ring decides",
             Reason::Random => "random: no override applies and there is no key",
             // Never said here: what is down is known to a running proxy alone.
@@ -53,16 +63,31 @@ impl Answer<'_> {
     }
 
     fn key_row(&self) -> String {
-        match (&self.key, self.key_denied) {
-            (Some(key), _) => format!("{:?}", String::from_utf8_lossy(key)),
-            (None, true) => format!("ignored: {}", denied("keys", self.policy.keys)),
-            (None, false) => "none".to_owned(),
+        let key = self.key.as_deref().map(readable).unwrap_or_default();
+        match self.key_from {
+            Some(KeyFrom::Client) => format!("{key:?}"),
+            Some(KeyFrom::Rule(place)) => format!("{key:?}, which rule {} sets", place + 1),
+            Some(KeyFrom::Cookie(name)) => format!("{key:?}, from the cookie {name}"),
+            Some(KeyFrom::Made(name)) => {
+                format!("made by the proxy, which gives it to the client as the cookie {name}")
+            }
+            None if self.key_denied => format!("ignored: {}", denied("keys", self.policy.keys)),
+            None => match self.cookie {
+                Some(name) => format!("none, and no valid cookie {name}; the request asks for no page"),
+                None => "none".to_owned(),
+            },
         }
+    }
+
+    /// Whether the proxy makes the key.
+    fn is_made(&self) -> bool {
+        matches!(self.key_from, Some(KeyFrom::Made(_)))
     }
 
     fn position_text(&self) -> String {
         match self.position {
             Some(position) => format!("{} of 100000", position.index()),
+            None if self.is_made() => "that of the id".to_owned(),
             None => "none: no key decides".to_owned(),
         }
     }
@@ -90,6 +115,25 @@ impl Answer<'_> {
         format!("ignored ({}): {why}", problem.as_str())
     }
 
+    fn rules_text(&self, text: &mut String) {
+        if self.rules.is_empty() {
+            return;
+        }
+        let _ = writeln!(text, "\nrules, on the request as it came:");
+        for (place, run) in self.rules.iter().enumerate() {
+            let matched = match (run.rule.enabled, run.matched) {
+                (false, _) => "disabled",
+                (true, true) => "matched",
+                (true, false) => "no match",
+            };
+            // A filter may be written over several lines.
+            let filter = run.rule.filter.source().split('\n').map(str::trim);
+            let filter = filter.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+            let _ = writeln!(text, "  {:>3}  {matched:<8}  {}", place + 1, visible(&filter));
+            run.edits_text(text);
+        }
+    }
+
     fn ring_text(&self, text: &mut String) {
         let deployment = &self.policy.deployment;
         for arc in deployment.ring.arcs() {
@@ -101,6 +145,22 @@ impl Answer<'_> {
             if share.is_zero() {
                 let _ = writeln!(text, "  {:>15}  {:>6} %  {id}", "by override", 0);
             }
+        }
+    }
+}
+
+impl RuleRun<'_> {
+    fn edits_text(&self, text: &mut String) {
+        for (name, outcome) in &self.edits {
+            let operation = self.rule.edits.iter().find(|edit| edit.name == *name);
+            let computed = operation.is_some_and(|edit| matches!(edit.operation, Operation::Compute(_)));
+            let done = match outcome {
+                Outcome::Set(value) => format!("set to {:?}", readable(value.as_bytes())),
+                Outcome::Remove if computed => "removed: its value is missing or empty".to_owned(),
+                Outcome::Remove => "removed".to_owned(),
+                Outcome::Dropped => "removed: its value can stand in no header".to_owned(),
+            };
+            let _ = writeln!(text, "{:17}{name} {done}", "");
         }
     }
 }

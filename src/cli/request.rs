@@ -1,0 +1,180 @@
+//! A request as the arguments of a command describe it, for the commands that answer without a proxy.
+
+mod target;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::header::HOST;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
+
+pub(super) use self::target::Target;
+use crate::config::{Config, TrustedProxies};
+use crate::model::forwarded;
+use crate::model::head::KEY_HEADER;
+use crate::rules::Facts;
+
+/// The arguments that describe a request.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RequestArgs {
+    /// The request's URL. The scheme may be left out, which is then http, and so may the host; without any the path is `/`
+    pub url: Option<String>,
+    /// The version key: short for --header 'Cloudflare-Workers-Version-Key: KEY'
+    #[arg(long)]
+    pub key: Option<String>,
+    /// A request header; may be given several times. There is no other but Host, which is the URL's
+    #[arg(long = "header", short = 'H', value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+    /// The request's method
+    #[arg(long, default_value = "GET")]
+    pub method: String,
+    /// The address that the request comes from. Without it, from one that is not known: `ip.src` is missing, and no
+    /// trusted_proxies contain it
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<IpAddr>,
+}
+
+/// A request. It is one of HTTP/1.1.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// A URL with or without scheme, or a path.
+    pub url: Option<String>,
+    /// The method.
+    pub method: Method,
+    /// The header lines.
+    pub headers: HeaderMap,
+    /// The peer's address; `None`: one that no listener trusts.
+    pub ip: Option<IpAddr>,
+}
+
+/// Why there is no answer: what to print.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake(pub(super) String);
+
+impl std::fmt::Display for Mistake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Mistake {}
+
+impl RequestArgs {
+    /// The request that the arguments describe.
+    ///
+    /// # Errors
+    /// The URL, a header or the method is not one that HTTP knows.
+    pub fn request(&self) -> Result<Request, Mistake> {
+        let Ok(method) = Method::from_bytes(self.method.as_bytes()) else {
+            return Err(Mistake(format!("{:?} is not a method", self.method)));
+        };
+        let mut fields = self.headers.iter().map(|text| header(text)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(key) = &self.key {
+            fields.push(field(KEY_HEADER, key)?);
+        }
+        let mut headers = HeaderMap::new();
+        let authority = self.url.as_deref().map(Target::parse).transpose()?.and_then(|url| url.authority);
+        let host = authority.and_then(|authority| HeaderValue::from_str(authority).ok());
+        if let Some(host) = host.filter(|_| !fields.iter().any(|(name, _)| *name == HOST)) {
+            headers.insert(HOST, host);
+        }
+        for (name, value) in fields {
+            headers.append(name, value);
+        }
+        Ok(Request { url: self.url.clone(), method, headers, ip: self.ip })
+    }
+}
+
+/// A header line from `Name: value`.
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), Mistake> {
+    let Some((name, value)) = text.split_once(':') else {
+        return Err(Mistake(format!("the header {text:?} has no colon: write 'Name: value'")));
+    };
+    field(name, value)
+}
+
+fn field(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Mistake> {
+    let value = value.trim_matches([' ', '\t']);
+    let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+        return Err(Mistake(format!("{name:?} is not the name of a header")));
+    };
+    match HeaderValue::from_bytes(value.as_bytes()) {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(Mistake(format!("{value:?} cannot be a header's value"))),
+    }
+}
+
+/// Who sends a request, as far as the listeners believe it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sender<'a> {
+    /// The peer's address.
+    peer: Option<IpAddr>,
+    /// The trusted proxies that it is one of.
+    among: Option<&'a TrustedProxies>,
+}
+
+impl<'a> Sender<'a> {
+    /// The sender before a file's listeners: it is trusted where the first one that trusts it is asked.
+    pub(super) fn of(config: &'a Config, request: &Request) -> Self {
+        let peer = request.ip.map(|ip| SocketAddr::new(ip, 0));
+        let mut lists = config.listeners.iter().map(|listener| &listener.trusted_proxies);
+        let among = peer.and_then(|peer| lists.find(|list| list.contain(Some(peer))));
+        Self { peer: request.ip, among }
+    }
+
+    /// The sender where no file says who is trusted.
+    pub(super) fn unknown(request: &Request) -> Self {
+        Self { peer: request.ip, among: None }
+    }
+
+    /// Whether it is a trusted proxy.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.among.is_some()
+    }
+
+    fn address(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let peer = self.peer.map(|ip| ip.to_canonical());
+        let Some(TrustedProxies { networks, .. }) = self.among else { return peer };
+        let is_proxy = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
+        forwarded::believed_address(peer, headers, is_proxy)
+    }
+}
+
+impl Request {
+    /// Its URL taken apart.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub(super) fn target(&self) -> Result<Target<'_>, Mistake> {
+        let bare = Target { https: false, authority: None, path: "/", query: None };
+        self.url.as_deref().map_or(Ok(bare), Target::parse)
+    }
+
+    /// The host that it is for: the URL's, else that of its Host line.
+    pub(super) fn authority<'a>(&'a self, target: &Target<'a>) -> &'a str {
+        let host = || self.headers.get(HOST).and_then(|host| host.to_str().ok());
+        target.authority.or_else(host).unwrap_or("")
+    }
+
+    /// What rules may see of it, were it sent now. `headers` are its own, as far as the gate lets them pass.
+    pub(super) fn facts<'a>(
+        &'a self,
+        target: &Target<'a>,
+        headers: &'a HeaderMap,
+        sender: &Sender<'_>,
+    ) -> Facts<'a> {
+        Facts {
+            method: self.method.as_str(),
+            version: Version::HTTP_11,
+            https: target.https || (sender.is_trusted() && forwarded::says_https(headers)),
+            authority: self.authority(target),
+            path: target.path,
+            query: target.query,
+            lines: headers,
+            client: sender.address(headers),
+            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            seed: [fastrand::u64(..), fastrand::u64(..)],
+            ray: fastrand::u64(..),
+        }
+    }
+}
