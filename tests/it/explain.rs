@@ -2,8 +2,9 @@
 
 use clap::Parser;
 use gradual::cli::explain::{ExplainArgs, explain};
-use gradual::config::Config;
+use gradual::config::{Affinity, Config};
 use gradual::model::decision::{Senders, Sent};
+use gradual::rules::{Edit, Expression, Filter, Operation, Rule, Rules};
 use serde_json::{Value, json};
 
 use crate::fixture;
@@ -201,4 +202,217 @@ fn the_text_says_why_a_key_is_not_counted() {
     config.workers[0].policy.keys = Senders::Never;
     let answer = text(&config, &["--key", "user-123"]);
     assert!(answer.contains("ignored: with keys = \"never\" no client may send it"), "{answer}");
+}
+
+const KEY: &str = "cloudflare-workers-version-key";
+const OVERRIDES: &str = "cloudflare-workers-version-overrides";
+
+/// A rule of one edit; `value` is computed, and with `=` before it as it stands.
+fn rule(filter: &str, name: &'static str, value: Option<&str>) -> Rule {
+    let operation = match value {
+        None => Operation::Remove,
+        Some(value) => match value.strip_prefix('=') {
+            Some(value) => Operation::Set(value.parse().unwrap()),
+            None => Operation::Compute(Expression::parse(value).unwrap()),
+        },
+    };
+    let edits = vec![Edit { name: http::HeaderName::from_static(name), operation }];
+    Rule { filter: Filter::parse(filter).unwrap(), description: None, enabled: true, edits }
+}
+
+fn ruled(rules: Vec<Rule>) -> Config {
+    let mut config = one();
+    config.workers[0].rules = Rules::new(rules);
+    config
+}
+
+fn user_cookie() -> Rule {
+    rule("http.cookie contains \"user_id\"", KEY, Some("http.request.cookies[\"user_id\"][0]"))
+}
+
+#[test]
+fn each_rule_says_whether_it_matched_and_what_it_set() {
+    let config = ruled(vec![
+        user_cookie(),
+        rule("http.host eq \"b.example\"", "x-b", Some("=1")),
+        rule("true", "x-gone", None),
+        rule("ssl", "x-secure", Some("=yes")),
+        Rule { enabled: false, ..rule("true", "x-off", Some("=1")) },
+    ]);
+    let answer =
+        ask(&config, &["https://a.example/", "-H", "Cookie: a=b; user_id=user-123", "-H", "X-Gone: 1"]);
+    let answer = answer.unwrap();
+    let expected = json!([
+        { "matched": true, "set": { KEY: "user-123" } },
+        { "matched": false, "set": {} },
+        { "matched": true, "set": { "x-gone": null } },
+        { "matched": true, "set": { "x-secure": "yes" } },
+        { "matched": false, "set": {} },
+    ]);
+    assert_eq!(answer["rules"], expected);
+    assert_eq!(answer["key"], "user-123");
+    assert_eq!((&answer["version_id"], &answer["position"]), (&json!("v1"), &json!(64_510)));
+}
+
+#[test]
+fn the_text_says_what_each_rule_did() {
+    let config = ruled(vec![
+        user_cookie(),
+        rule("http.cookie contains \"user_id\"", "x-copy", Some("http.request.cookies[\"none\"][0]")),
+        rule("not ssl", "x-gone", None),
+        rule("ssl", "x-secure", Some("=yes")),
+        rule("true", "x-bad", Some("url_decode(http.request.uri.query)")),
+        Rule { enabled: false, ..rule("true", "x-off", Some("=1")) },
+    ]);
+    let answer = text(&config, &["/?%0d%0a", "-H", "Cookie: user_id=user-123"]);
+    let rules = "\
+rules, on the request as it came:
+    1  matched   http.cookie contains \"user_id\"
+                 cloudflare-workers-version-key set to \"user-123\"
+    2  matched   http.cookie contains \"user_id\"
+                 x-copy removed: its value is missing or empty
+    3  matched   not ssl
+                 x-gone removed
+    4  no match  ssl
+    5  matched   true
+                 x-bad removed: its value can stand in no header
+    6  disabled  true
+
+ring of";
+    assert!(answer.contains(rules), "{answer}");
+    assert!(answer.contains("key       \"user-123\", which rule 1 sets\n"), "{answer}");
+}
+
+#[test]
+fn a_filter_over_several_lines_is_shown_in_one() {
+    let config = ruled(vec![rule("true\n  and not\tssl", "x-a", Some("=1"))]);
+    assert!(text(&config, &[]).contains("1  matched   true and not\u{2409}ssl\n"));
+}
+
+#[test]
+fn rules_see_the_original_request_and_the_last_one_of_a_header_wins() {
+    let config = ruled(vec![
+        rule("true", KEY, Some("=user-1")),
+        rule(
+            "any(http.request.headers[\"cloudflare-workers-version-key\"][*] eq \"user-1\")",
+            "x-saw",
+            Some("=1"),
+        ),
+        rule("true", KEY, Some("=user-2")),
+    ]);
+    let answer = ask(&config, &["--key", "user-0"]).unwrap();
+    assert_eq!((&answer["key"], &answer["rules"][1]["matched"]), (&json!("user-2"), &json!(false)));
+    assert!(text(&config, &[]).contains("\"user-2\", which rule 3 sets"));
+    let removed = ruled(vec![rule("true", KEY, Some("=user-1")), rule("true", KEY, None)]);
+    let answer = ask(&removed, &["--key", "user-0"]).unwrap();
+    assert_eq!((&answer["key"], &answer["reason"]), (&Value::Null, &json!("random")));
+}
+
+#[test]
+fn what_a_rule_sets_counts_and_what_the_gate_takes_away_no_rule_sees() {
+    let sees = format!("len(http.request.headers[\"{KEY}\"]) > 0");
+    let mut config = ruled(vec![
+        rule(&sees, "x-saw", Some("=1")),
+        rule("http.request.uri.path eq \"/rule\"", KEY, Some("=user-123")),
+        rule("http.request.uri.path eq \"/rule\"", OVERRIDES, Some("=my-worker=\"v0\"")),
+    ]);
+    config.workers[0].policy.keys = Senders::Never;
+    config.workers[0].policy.overrides = Senders::Never;
+    let overrides = format!("{OVERRIDES}: my-worker=\"v2\"");
+    let client = ask(&config, &["/client", "--key", "user-123", "-H", &overrides]).unwrap();
+    assert_eq!((&client["reason"], &client["override"]), (&json!("random"), &json!("denied")));
+    assert_eq!(client["rules"][0]["matched"], false);
+    let rule = ask(&config, &["/rule", "--key", "no", "-H", &overrides]).unwrap();
+    assert_eq!((&rule["version_id"], &rule["reason"]), (&json!("v0"), &json!("override")));
+    assert_eq!((&rule["key"], &rule["override"]), (&json!("user-123"), &json!("applied")));
+}
+
+#[test]
+fn rules_see_all_that_the_arguments_say_of_the_request() {
+    for (filter, arguments) in [
+        ("http.request.method eq \"PURGE\"", &["--method", "PURGE"][..]),
+        ("ssl", &["https://a.example/"]),
+        ("not ssl and http.host eq \"a.example:81\"", &["a.example:81/x"]),
+        ("http.request.headers[\"host\"][0] eq \"a.example\"", &["http://a.example/x"]),
+        ("http.host eq \"b.example\"", &["/", "-H", "Host: b.example"]),
+        ("http.request.uri eq \"/x?a=1&b\"", &["/x?a=1&b#c"]),
+        ("http.request.version eq \"HTTP/1.1\"", &[]),
+        ("ip.src eq 192.0.2.7", &["--ip", "192.0.2.7"]),
+        ("ip.src eq 192.0.2.7", &["--ip", "::ffff:192.0.2.7"]),
+        ("not ip.src in {0.0.0.0/0 ::/0}", &[]),
+        ("http.request.timestamp.sec > 1700000000", &[]),
+        ("len(cf.ray_id) eq 16", &[]),
+        ("http.user_agent eq \"x\"", &["-H", "User-Agent: x"]),
+    ] {
+        let config = ruled(vec![rule(filter, "x-a", Some("=1"))]);
+        let answer = ask(&config, arguments).unwrap();
+        assert_eq!(answer["rules"][0]["matched"], true, "{filter} {arguments:?}");
+    }
+}
+
+#[test]
+fn the_clients_address_and_scheme_are_those_that_a_trusted_proxy_says() {
+    let mut worker = fixture::worker("my-worker", &["*/*"], &[("v1", 100_000)]);
+    worker.rules = Rules::new(vec![rule("ssl", KEY, Some("ip.src")), rule("not ssl", KEY, Some("ip.src"))]);
+    let config = fixture::config(vec![worker], &["10.0.0.0/8"]);
+    let lines =
+        ["-H", "X-Forwarded-For: 198.51.100.1, 192.0.2.1, 10.9.9.9", "-H", "X-Forwarded-Proto: https"];
+    for (ip, key, https) in [("10.0.0.1", "192.0.2.1", true), ("203.0.113.1", "203.0.113.1", false)] {
+        let answer = ask(&config, &[&["--ip", ip], &lines[..]].concat()).unwrap();
+        assert_eq!((&answer["key"], &answer["rules"][0]["matched"]), (&json!(key), &json!(https)), "{ip}");
+    }
+}
+
+fn with_cookie(rules: Vec<Rule>) -> Config {
+    let mut config = ruled(rules);
+    config.workers[0].affinity = Some(Affinity { cookie: "vk".to_owned(), forward: true });
+    config
+}
+
+const PAGE: [&str; 2] = ["-H", "Accept: text/html"];
+
+#[test]
+fn a_cookie_is_the_key_of_who_has_no_other() {
+    let config = with_cookie(vec![]);
+    let cookie = ["-H", "Cookie: vk=\"no\"; vk=user-123"];
+    let answer = ask(&config, &[&cookie, &PAGE[..]].concat()).unwrap();
+    assert_eq!((&answer["key"], &answer["position"]), (&json!("user-123"), &json!(64_510)));
+    assert!(text(&config, &cookie).contains("key       \"user-123\", from the cookie vk\n"));
+    let answer = ask(&config, &[&cookie[..], &["--key", "user-1"]].concat()).unwrap();
+    assert_eq!(answer["key"], "user-1");
+    let ruled = with_cookie(vec![rule("true", KEY, Some("=user-2"))]);
+    assert_eq!(ask(&ruled, &cookie).unwrap()["key"], "user-2");
+    let overrides = format!("{OVERRIDES}: my-worker=\"v0\"");
+    let answer = ask(&config, &[&cookie[..], &["-H", &overrides]].concat()).unwrap();
+    assert_eq!((&answer["version_id"], &answer["key"]), (&json!("v0"), &json!("user-123")));
+}
+
+#[test]
+fn where_the_proxy_makes_the_key_no_version_is_said() {
+    let config = with_cookie(vec![]);
+    let answer = ask(&config, &PAGE).unwrap();
+    assert_eq!(answer["reason"], "key");
+    for member in ["version_id", "key", "position"] {
+        assert_eq!(answer[member], Value::Null, "{member}");
+    }
+    let answer = text(&config, &PAGE);
+    for part in [
+        "version   that of the id which the proxy makes",
+        "reason    key: the proxy makes an id",
+        "key       made by the proxy, which gives it to the client as the cookie vk\n",
+        "position  that of the id\n",
+    ] {
+        assert!(answer.contains(part), "{answer}");
+    }
+    let post = [&PAGE[..], &["--method", "POST"]].concat();
+    for arguments in [&[][..], &post, &[&PAGE[..], &["/app.js"]].concat()] {
+        let answer = ask(&config, arguments).unwrap();
+        assert_eq!(answer["reason"], "random", "{arguments:?}");
+    }
+    assert!(text(&config, &[]).contains("none, and no valid cookie vk; the request asks for no page"));
+    let invalid = [&PAGE[..], &["-H", "Cookie: vk=a b"]].concat();
+    assert_eq!(ask(&config, &invalid).unwrap()["reason"], "key");
+    let overrides = format!("{OVERRIDES}: my-worker=\"v0\"");
+    let answer = ask(&config, &[&PAGE[..], &["-H", &overrides]].concat()).unwrap();
+    assert_eq!((&answer["reason"], &answer["key"]), (&json!("override"), &Value::Null));
 }
