@@ -11,6 +11,8 @@ mod health;
 mod keys;
 mod limits;
 mod parse;
+mod quoting;
+mod rules;
 mod schema;
 mod sections;
 mod texts;
@@ -33,6 +35,7 @@ use crate::diag::Span;
 use crate::model::decision::Policy;
 use crate::model::deployment::Metadata;
 use crate::model::route::Pattern;
+use crate::rules::Rules;
 
 /// A value and where it stands in the file. Equal if the values are, wherever they stand.
 #[derive(Clone, Debug)]
@@ -175,6 +178,8 @@ pub struct Worker {
     pub overrides_secret_file: Option<Spanned<PathBuf>>,
     /// Deadlines towards upstreams.
     pub timeouts: Timeouts,
+    /// What is done to headers of requests before they are assigned, in order.
+    pub rules: Rules,
     /// Every version that the file lists, in its order; a deployment may name only some.
     pub versions: Vec<Version>,
 }
