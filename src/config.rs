@@ -10,6 +10,7 @@ mod fields;
 mod health;
 mod keys;
 mod limits;
+mod objects;
 mod parse;
 mod schema;
 mod sections;
@@ -26,6 +27,7 @@ use ipnet::IpNet;
 pub use address::{Address, Endpoint, Scheme, Upstream};
 pub use health::{HealthCheck, OnUnavailable, Probe, StatusRange};
 pub use limits::Limits;
+pub use objects::{Handover, Objects};
 pub use parse::parse;
 pub use schema::json_schema;
 
@@ -175,6 +177,8 @@ pub struct Worker {
     pub overrides_secret_file: Option<Spanned<PathBuf>>,
     /// Deadlines towards upstreams.
     pub timeouts: Timeouts,
+    /// What is served by one version at a time; `None`: nothing is.
+    pub objects: Option<Objects>,
     /// Every version that the file lists, in its order; a deployment may name only some.
     pub versions: Vec<Version>,
 }

@@ -107,7 +107,7 @@ impl<'s> Walk<'s> {
     }
 
     /// Where a part of a string stands in the source: of strings with escapes, the whole string.
-    fn place(&self, text: &Text<'_>, part: Span) -> Span {
+    pub(super) fn place(&self, text: &Text<'_>, part: Span) -> Span {
         let Span { start, end } = text.span;
         let inner = start + 1..end.saturating_sub(1);
         if self.source.get(inner) == Some(text.value) {

@@ -281,6 +281,7 @@ static WORKER: Section = Section {
         key("on_unavailable", Kind::Choice(&["fail", "remap"]), "What becomes of requests whose version is down: \"fail\" answers 503; \"remap\" sends them to the versions that are up.").or("fail"),
         key("timeouts", Kind::Table(&TIMEOUTS), "Deadlines towards upstreams."),
         key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring."),
+        key("objects", Kind::Table(&OBJECTS), "What is served by one version at a time: a room, a cart, a tenant."),
         key("version", list(&Kind::Table(&VERSION)), "The versions of the application.").required(),
         key("deployment", Kind::Table(&DEPLOYMENT), "How traffic is split between versions.").required(),
     ],
@@ -304,6 +305,31 @@ static AFFINITY: Section = Section {
         PROSE,
         "What is mixed into every key. Workers with the same salt and the same percentages assign alike. Default: the worker's name.",
     )],
+};
+
+static OBJECTS: Section = Section {
+    name: "[worker.objects]",
+    doc: "What is served by one version at a time: a room, a cart, a tenant.",
+    keys: &[
+        key(
+            "key",
+            text("an expression of the rules language, such as 'http.request.headers[\"x-room\"][0]'"),
+            "An expression whose value names the object of a request. Where it has none, the request is for no object.",
+        )
+        .required(),
+        key(
+            "handover",
+            Kind::Choice(&["drain", "reset"]),
+            "What becomes of an object's requests and tunnels when a deployment gives it another version: \"drain\" lets them end, \"reset\" cuts them.",
+        )
+        .or("drain"),
+        key(
+            "timeout",
+            DURATION,
+            "With \"drain\", how long they may go on; then they are cut. Requests wait a little longer for their object.",
+        )
+        .or("30s"),
+    ],
 };
 
 static VERSION: Section = Section {

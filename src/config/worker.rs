@@ -9,6 +9,7 @@ use super::address::{Scheme, Upstream};
 use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk, quoted};
 use super::health;
+use super::objects::objects;
 use super::sections::{certificate, duration, path, warn_of_slip};
 use super::texts::{self, Problem};
 use super::{OnUnavailable, Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
@@ -46,6 +47,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     let overrides_secret_file = path(walk, fields, "overrides_secret_file");
     let salt = fields.table("affinity").and_then(|affinity| affinity.text("salt"));
     let salt = salt.map(|text| text.value.to_owned()).or_else(|| Some(name.as_ref()?.as_str().to_owned()));
+    let objects = objects(walk, fields.table("objects").as_ref());
     let deployment = fields
         .table("deployment")
         .and_then(|table| deployment::deployment(walk, &table, &known, salt.as_deref().unwrap_or_default()));
@@ -64,6 +66,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         },
         overrides_secret_file,
         timeouts,
+        objects,
         versions,
     })
 }

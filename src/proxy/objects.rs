@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-pub(super) use self::domain::{Answer, Domain, Permit, Place};
-pub(super) use self::held::{Held, Holders, Waiting, end_cut};
+pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
+pub(super) use self::held::{Held, Holders, Obstacle, Wait, Waiting, acquire, end_cut};
 use self::domain::Overdue;
 use crate::config::{Config, Handover};
 use crate::metrics::{HandoverResult as Outcome, Registry};
@@ -111,7 +111,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn common(&self) -> &Arc<Common> {
+    /// What tells shards that something was cut.
+    pub(super) fn cuts(&self) -> &Arc<Common> {
         &self.common
     }
 

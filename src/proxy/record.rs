@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::failure::{Failure, Kind};
 use super::handler::Client;
+use super::objects::Held;
 use super::retire::Tenure;
 use super::snapshot::{Snapshot, VersionState, WorkerState};
 use super::upload::Progress;
@@ -44,6 +45,8 @@ pub(super) struct Meter {
     is_tunnel: bool,
     /// What only the access log needs; `None` where there is none.
     pub(super) line: Option<Box<Line>>,
+    /// `Some` where the request is for an object.
+    pub(super) held: Option<Box<Held>>,
 }
 
 /// The parts of a request's head that its log line shows.
@@ -130,6 +133,7 @@ impl Meter {
             stream: None,
             is_tunnel: false,
             line: None,
+            held: None,
         })
     }
 
@@ -161,6 +165,13 @@ impl Meter {
     /// What drives the request of an HTTP/2 client, where it can be ended alone.
     pub(super) fn task(&self) -> Option<AbortHandle> {
         self.client.shard.tenures().task(self.stream?)
+    }
+
+    /// Notes that the response's head is there, where the request holds an object: it ends with the object's time.
+    pub(super) fn holds_on(&self) {
+        if let Some(held) = &self.held {
+            held.answers(&self.client.watch, self.task());
+        }
     }
 
     /// Notes the status that the client is sent, and whether a page's script, style, image or font is missing.
@@ -233,6 +244,14 @@ impl Meter {
     /// The request ended and nobody has said how: its client left, unless the time of its version is over.
     #[cold]
     fn cut(&mut self) {
+        if self.held.as_ref().is_some_and(|held| held.tenancy().is_over()) {
+            self.error = Some(Kind::ObjectMoving);
+            self.outcome = Outcome::Exception;
+            if self.status == CLIENT_LEFT {
+                self.status = Kind::ObjectMoving.status().as_u16();
+            }
+            return;
+        }
         let Some(version) = self.version().filter(|version| version.tenure.is_over()) else { return };
         version.series.retired();
         self.error = Some(Kind::Retired);

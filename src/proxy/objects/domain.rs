@@ -348,6 +348,11 @@ impl Domain {
         Some(Arc::clone(&moving.gate.opens).notified_owned())
     }
 
+    /// A request for an object was answered 503.
+    pub(in crate::proxy) fn refused(&self) {
+        self.series.refused();
+    }
+
     /// Whether nothing is live.
     pub(super) fn is_empty(&self) -> bool {
         let is_empty = |bucket: &Mutex<Bucket>| {

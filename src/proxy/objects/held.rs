@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -167,7 +167,8 @@ where
             }
             drop(wait);
             meter.snapshot = meter.client.shard.snapshot();
-            match Exchange::begin(meter, request, true) {
+            let client = Rc::clone(&meter.client);
+            match Exchange::begin(&client, meter, request, true) {
                 Ok(exchange) => return exchange.run().await,
                 Err(Halt::Answered(response)) => return Ok(*response),
                 Err(Halt::Waits(waiting)) => Self { request, meter, wait } = *waiting,
@@ -192,10 +193,4 @@ impl Wait {
             () = self.place.called() => {}
         }
     }
-}
-
-/// When a request began to wait at this moment, when it gives up.
-#[cfg(test)]
-pub(super) fn patience(now: Instant, timeout: Duration) -> Instant {
-    now + timeout + GRACE
 }
