@@ -4,6 +4,7 @@
 //! path; that is part of preparing a reload.
 
 mod address;
+mod affinity;
 mod contradictions;
 mod deployment;
 mod fields;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
+pub use affinity::Affinity;
 pub use health::{HealthCheck, OnUnavailable, Probe, StatusRange};
 pub use limits::Limits;
 pub use objects::{Handover, Objects};
@@ -35,6 +37,7 @@ use crate::diag::Span;
 use crate::model::decision::Policy;
 use crate::model::deployment::Metadata;
 use crate::model::route::Pattern;
+use crate::rules::Rules;
 
 /// A value and where it stands in the file. Equal if the values are, wherever they stand.
 #[derive(Clone, Debug)]
@@ -177,6 +180,10 @@ pub struct Worker {
     pub overrides_secret_file: Option<Spanned<PathBuf>>,
     /// Deadlines towards upstreams.
     pub timeouts: Timeouts,
+    /// What edits its requests' headers.
+    pub rules: Rules,
+    /// The cookie that is a client's key where it has no other.
+    pub affinity: Option<Affinity>,
     /// What is served by one version at a time; `None`: nothing is.
     pub objects: Option<Objects>,
     /// Every version that the file lists, in its order; a deployment may name only some.

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
-pub(super) use self::held::{Held, Holders, Obstacle, Wait, Waiting, acquire, end_cut};
+pub(super) use self::held::{Held, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream};
 use self::domain::Overdue;
 use crate::config::{Config, Handover};
 use crate::metrics::{HandoverResult as Outcome, Registry};

@@ -13,6 +13,7 @@ use super::handler::Client;
 use super::objects::Held;
 use super::retire::Tenure;
 use super::snapshot::{Snapshot, VersionState, WorkerState};
+use super::steering::Steered;
 use super::upload::Progress;
 use crate::config::{Limits, Timeouts};
 use crate::export::access::{Outcome, Record, VersionRef};
@@ -45,6 +46,8 @@ pub(super) struct Meter {
     is_tunnel: bool,
     /// What only the access log needs; `None` where there is none.
     pub(super) line: Option<Box<Line>>,
+    /// What only a worker with steering needs; `None` for others.
+    pub(super) steered: Option<Box<Steered>>,
     /// `Some` where the request is for an object.
     pub(super) held: Option<Box<Held>>,
 }
@@ -133,6 +136,7 @@ impl Meter {
             stream: None,
             is_tunnel: false,
             line: None,
+            steered: None,
             held: None,
         })
     }
@@ -290,7 +294,7 @@ impl Meter {
             target: line.target.as_ref().and_then(Uri::path_and_query).map_or("", PathAndQuery::as_str),
             method: line.method.as_ref().map_or("", Method::as_str),
             status: self.status,
-            ray: shard.draw(),
+            ray: self.steered.as_ref().and_then(|steered| steered.ray).unwrap_or_else(|| shard.draw()),
             wall_time: duration,
             reason: self.version.map(|(_, reason)| reason.as_str()),
             overridden: match self.overridden {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -221,10 +222,20 @@ async fn carry(
     };
     let moved = Rc::new(Moved { last: Cell::new(Instant::now()), sent: Cell::new(0) });
     let client = Watched { inner: TokioIo::new(client), moved: Rc::clone(&moved) };
+    let object = meter.held.as_ref().map(|held| Arc::clone(held.tenancy()));
     let relayed = relay(client, TokioIo::new(upstream), is_websocket, async {
-        match tenure {
-            Some(tenure) => tenure.over().await,
-            None => std::future::pending().await,
+        let retired = async {
+            match tenure {
+                Some(tenure) => tenure.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        match object {
+            Some(object) => tokio::select! {
+                () = retired => {}
+                () = object.over() => {}
+            },
+            None => retired.await,
         }
     });
     let (of_worker, of_client) = (meter.idle_limit(), meter.limits().body_idle_timeout);
@@ -281,7 +292,7 @@ where
         };
         let _ = tokio::time::timeout(GOODBYE, read).await;
     }
-    Err(io::Error::other("the version has left the deployment, and its time is over"))
+    Err(io::Error::other("the time of the version is over, or that of the object on it"))
 }
 
 async fn stands_still(moved: &Moved, limit: Duration) {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use slab::Slab;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -21,6 +22,7 @@ use crate::proxy::handler::{Exchange, Halt};
 use crate::proxy::record::Meter;
 use crate::proxy::respond::refuse;
 use crate::proxy::shard::Shard;
+use crate::proxy::tap::Tap;
 use crate::proxy::watch::{Patience, Watch};
 
 /// How much longer than the worker's `timeout` a request may wait for its object: what is cut needs a moment to end.
@@ -193,4 +195,44 @@ impl Wait {
             () = self.place.called() => {}
         }
     }
+}
+
+/// How long an upstream may take to see that a connection ends, and to end its own side of it.
+const SEEN: Duration = Duration::from_secs(1);
+/// How long a reset stream takes to be known to an HTTP/2 upstream, which does not acknowledge it.
+const RESET: Duration = Duration::from_millis(100);
+/// How often it is looked whether a connection that its task owns has ended.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Ends a connection with a request under way; its object is free when the upstream has seen the end, or had the time to.
+pub(in crate::proxy) fn end_connection(permit: Rc<Permit>, tap: Option<Rc<Tap>>, task: AbortHandle) {
+    task.abort();
+    tokio::task::spawn_local(async move {
+        let due = tokio::time::Instant::now() + SEEN;
+        let _ = tokio::time::timeout_at(due, async {
+            while !task.is_finished() {
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await;
+        // The codec is gone with its task: nobody else reads or writes any more.
+        if let Some(mut stream) = tap.and_then(|tap| tap.take_stream()) {
+            let _ = tokio::time::timeout_at(due, async {
+                if stream.shutdown().await.is_ok() {
+                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                }
+            })
+            .await;
+            drop(stream);
+        }
+        drop(permit);
+    });
+}
+
+/// A stream has ended, perhaps before its time.
+pub(in crate::proxy) fn end_stream(permit: Rc<Permit>) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(RESET).await;
+        drop(permit);
+    });
 }
