@@ -1,10 +1,14 @@
 //! What is wrong, and where: spans of a source text, diagnostics, and reports rendered as rustc renders them.
 
+mod words;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde_json::{Value, json};
+
+pub use words::{nearest, quoted};
 
 /// Bytes of a source text, half-open.
 pub type Span = Range<usize>;

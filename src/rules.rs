@@ -5,16 +5,40 @@
 //! [`Mistake`] that points at the bytes at fault. What is left to evaluation cannot fail: a value that is not there is
 //! *missing*, a comparison with it is false, and every result is bounded.
 
+mod compare;
+mod compute;
+mod context;
+mod evaluate;
+mod fields;
+mod functions;
+pub mod header;
+mod hints;
+mod json;
+mod lists;
 mod mistake;
+mod parse;
+mod patterns;
+mod request;
+mod scan;
+mod tree;
+mod types;
+mod url;
 
+use std::fmt::{self, Debug, Formatter};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 
+pub use context::Scratch;
 pub use mistake::Mistake;
+pub use types::Value;
 
-use crate::model::head::Lines;
+use crate::model::head::{Lines, trim_ows};
+use context::Context;
+use parse::{Operand, parse};
+use tree::Node;
+use types::Type;
 
 /// What a rule may see: the original request, borrowed. No rule sees what another one has done.
 #[derive(Clone, Copy)]
@@ -43,14 +67,21 @@ pub struct Facts<'a> {
     pub ray: u64,
 }
 
-/// Buffers that evaluation reuses. One per shard.
-#[derive(Debug, Default)]
-pub struct Scratch;
+impl Debug for Facts<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        // Header lines may hold secrets, and so does the query.
+        f.debug_struct("Facts")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
 
 /// A condition, such as `http.cookie contains "user_id"`. Equal to another of the same text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Filter {
     source: Box<str>,
+    node: Node,
 }
 
 impl Filter {
@@ -59,13 +90,20 @@ impl Filter {
     /// # Errors
     /// The first mistake in the text.
     pub fn parse(text: &str) -> Result<Self, Mistake> {
-        Ok(Self { source: text.into() })
+        let operand = parse(text)?;
+        match (operand.ty, operand.each) {
+            (Type::BOOLEAN, false) => Ok(Self { source: text.into(), node: operand.node }),
+            (Type::BOOLEAN, true) | (Type::BOOLEANS, false) => Err(hints::for_each(&operand)),
+            _ => Err(hints::no_filter(&operand)),
+        }
     }
 
     /// Whether the request matches.
     pub fn matches(&self, facts: &Facts<'_>, scratch: &mut Scratch) -> bool {
-        let _ = (facts, scratch);
-        false
+        match self.node {
+            Node::Constant(value) => value,
+            _ => Context::new(facts, scratch.start()).holds(&self.node),
+        }
     }
 
     /// The text that it was parsed from.
@@ -74,10 +112,19 @@ impl Filter {
     }
 }
 
+impl PartialEq for Filter {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Filter {}
+
 /// A value that becomes text, such as `http.request.cookies["user_id"][0]`. Equal to another of the same text.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Expression {
     source: Box<str>,
+    node: Node,
 }
 
 impl Expression {
@@ -86,13 +133,21 @@ impl Expression {
     /// # Errors
     /// The first mistake in the text.
     pub fn parse(text: &str) -> Result<Self, Mistake> {
-        Ok(Self { source: text.into() })
+        let literal = parse::literal(text);
+        let operand = literal.map_or_else(|| parse(text), |span| Err(hints::literal_value(span)))?;
+        if operand.node.is_condition() {
+            return Err(hints::no_value_but_condition(&operand));
+        }
+        if operand.each || !operand.ty.is_scalar() {
+            return Err(hints::no_text(&operand));
+        }
+        Ok(Self { source: text.into(), node: operand.node })
     }
 
     /// The value of a request; `None` where it is missing. Borrows from the request where it can, else from the scratch.
     pub fn value<'s>(&'s self, facts: &'s Facts<'_>, scratch: &'s mut Scratch) -> Option<&'s [u8]> {
-        let _ = (facts, scratch);
-        None
+        let context = Context::new(facts, scratch.start());
+        compute::text(&context, context.value(&self.node))
     }
 
     /// The text that it was parsed from.
@@ -101,10 +156,19 @@ impl Expression {
     }
 }
 
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Expression {}
+
 /// Either kind of expression, with a result of any type: for tools.
 #[derive(Clone, Debug)]
 pub struct Parsed {
-    source: Box<str>,
+    node: Node,
+    ty: Type,
 }
 
 impl Parsed {
@@ -113,38 +177,23 @@ impl Parsed {
     /// # Errors
     /// The first mistake in the text.
     pub fn parse(text: &str) -> Result<Self, Mistake> {
-        Ok(Self { source: text.into() })
+        let operand = parse(text)?;
+        let Operand { ty, each, .. } = operand;
+        if each || ty == Type::BOOLEANS {
+            return Err(hints::for_each_alone(&operand));
+        }
+        Ok(Self { node: operand.node, ty })
     }
 
     /// What it is, such as `Boolean` or `Array<String>`.
     pub fn type_name(&self) -> String {
-        self.source.to_string()
+        self.ty.to_string()
     }
 
     /// The result for a request.
     pub fn evaluate<'s>(&'s self, facts: &'s Facts<'_>, scratch: &'s mut Scratch) -> Value<'s> {
-        let _ = (facts, scratch);
-        Value::Missing
+        Context::new(facts, scratch.start()).value(&self.node)
     }
-}
-
-/// A result. `Display` prints it as the language writes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// There is none: no such key or element.
-    Missing,
-    /// A truth value.
-    Bool(bool),
-    /// A whole number.
-    Int(i64),
-    /// An IP address.
-    Ip(IpAddr),
-    /// A String or Bytes: bytes, by custom UTF-8.
-    Bytes(&'a [u8]),
-    /// Values of one type.
-    Array(&'a [Value<'a>]),
-    /// Values of one type by their keys.
-    Map(&'a [(&'a [u8], Value<'a>)]),
 }
 
 /// The rules of a worker, in the order of the file. A clone has caches of its own for its regular expressions, so that
@@ -160,9 +209,9 @@ impl Rules {
         Self { rules: rules.into() }
     }
 
-    /// Whether there is none that could do anything.
+    /// Whether no rule is in force.
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        !self.rules.iter().any(|rule| rule.enabled)
     }
 
     /// Each rule in order.
@@ -178,7 +227,13 @@ impl Rules {
         scratch: &mut Scratch,
         visit: &mut dyn FnMut(usize, &HeaderName, Outcome),
     ) {
-        let _ = (facts, scratch, visit);
+        for (number, rule) in self.rules.iter().enumerate() {
+            if rule.enabled && rule.filter.matches(facts, scratch) {
+                for edit in &rule.edits {
+                    visit(number, &edit.name, edit.operation.outcome(facts, scratch));
+                }
+            }
+        }
     }
 }
 
@@ -213,6 +268,21 @@ pub enum Operation {
     Compute(Expression),
     /// All its lines are removed.
     Remove,
+}
+
+impl Operation {
+    fn outcome(&self, facts: &Facts<'_>, scratch: &mut Scratch) -> Outcome {
+        match self {
+            Self::Set(value) => Outcome::Set(value.clone()),
+            Self::Remove => Outcome::Remove,
+            Self::Compute(expression) => {
+                match trim_ows(expression.value(facts, scratch).unwrap_or_default()) {
+                    [] => Outcome::Remove,
+                    value => header::computed(value).map_or(Outcome::Dropped, Outcome::Set),
+                }
+            }
+        }
+    }
 }
 
 /// What becomes of a header.

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use toml::de::DeValue;
 
-use super::fields::{Fields, Text, Walk, nearest, quoted};
+use super::fields::{Fields, Text, Walk};
 use super::texts::Problem;
 use super::worker::{date_time, version_id};
-use crate::diag::{Diagnostic, Span};
+use crate::diag::{Diagnostic, Span, nearest, quoted};
 use crate::model::deployment::Deployment;
 use crate::model::name::VersionId;
 use crate::model::ring::{Ring, RingError};

@@ -6,10 +6,10 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::address::Address;
-use super::fields::{Fields, Text, Walk, nearest, quoted};
+use super::fields::{Fields, Text, Walk};
 use super::texts;
 use super::{AccessTarget, Admin, Certificate, Listener, Log, Server, Spanned, TrustedProxies};
-use crate::diag::{Diagnostic, Span};
+use crate::diag::{Diagnostic, Span, nearest, quoted};
 
 /// `[server]`.
 pub(super) fn server(fields: Option<&Fields<'_>>) -> Server {

@@ -11,6 +11,15 @@ pub trait Lines {
     /// Calls `visit` with each line's name, in lower case, and value, in order within a name.
     fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a str, &'a [u8]));
 
+    /// Calls `visit` with the value of each line of a name given in lower case, in order.
+    fn each_of<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        self.each(&mut |line, value| {
+            if line == name {
+                visit(value);
+            }
+        });
+    }
+
     /// The values of a name given in lower case, in order, joined with `, ` as RFC 9110 section 5.3 has it; `None`
     /// where there is no such line. Borrows unless there are several.
     fn joined<'a>(&'a self, name: &str) -> Option<Cow<'a, [u8]>> {
@@ -61,10 +70,23 @@ impl Lines for [(String, Vec<u8>)] {
     }
 }
 
+/// As [`Lines`] is used through a trait object, which only a sized type becomes.
+impl Lines for Vec<(String, Vec<u8>)> {
+    fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a str, &'a [u8])) {
+        self[..].each(visit);
+    }
+}
+
 impl Lines for http::HeaderMap {
     fn each<'a>(&'a self, visit: &mut dyn FnMut(&'a str, &'a [u8])) {
         for (name, value) in self {
             visit(name.as_str(), value.as_bytes());
+        }
+    }
+
+    fn each_of<'a>(&'a self, name: &str, visit: &mut dyn FnMut(&'a [u8])) {
+        for value in self.get_all(name) {
+            visit(value.as_bytes());
         }
     }
 
