@@ -375,6 +375,11 @@ mod tests {
         registry.limited(Limit::HeaderCount);
         registry.limited(Limit::MinRate);
         registry.panicked();
+        let objects = registry.objects(&worker());
+        objects.lives(true);
+        [true, true, true, false].map(|waits| objects.waits(waits));
+        HandoverResult::ALL.map(|result| objects.handed_over(result));
+        objects.refused();
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);
     }

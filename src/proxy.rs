@@ -78,6 +78,7 @@ pub use self::ejection::Timing;
 pub use self::health::{
     EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
 };
+pub use self::objects::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
 pub use self::probe::ProbeError;
 pub use self::standing::LastCheck;
 
@@ -110,6 +111,11 @@ impl Prepared {
     /// The names of upstreams for which no address is known yet, in alphabetical order.
     pub fn unresolved(&self) -> &[String] {
         &self.unresolved
+    }
+
+    /// Which version each object belongs to once this is committed, for the process that serves until then.
+    pub fn claims(&self) -> Vec<Claim> {
+        self.blueprint.objects.iter().flatten().map(|objects| objects.plan.claim()).collect()
     }
 }
 
@@ -286,6 +292,16 @@ impl Shards {
     /// The addresses of all names, for a process that goes on with them.
     pub fn known_names(&self) -> KnownNames {
         self.names.known()
+    }
+
+    /// Keeps objects from being served by this process and another that is to take its place.
+    pub fn fence(&self) -> Fence {
+        Fence::new(&self.objects)
+    }
+
+    /// Notes what is live in the process before this one.
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals::new(&self.objects)
     }
 
     /// Another process accepts from the sockets that were handed over. So the files of Unix sockets stay where they are

@@ -1,8 +1,8 @@
 //! `[worker.affinity]`: the cookie that keeps a client without a key of its own on one version.
 
-use super::fields::{Fields, Walk, quoted};
+use super::fields::{Fields, Walk};
 use super::texts::Problem;
-use crate::diag::Diagnostic;
+use crate::diag::{Diagnostic, quoted};
 use crate::model::affinity::looks_like_a_session;
 
 /// The affinity cookie.

@@ -9,12 +9,13 @@
 //! decides again. What is live and has moved is told to end (`drain`: when its time is up, `reset`: at once).
 
 mod domain;
+mod fence;
 mod held;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
-pub(super) use self::held::{Held, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream};
+pub(super) use self::held::{Held, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream, see_off};
+pub use self::fence::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
 use self::domain::Overdue;
 use crate::config::{Config, Handover};
 use crate::metrics::{HandoverResult as Outcome, Registry};
@@ -81,20 +83,17 @@ pub(super) struct Objects {
 pub(super) struct Common {
     /// Requests that wait.
     waiting: AtomicUsize,
-    /// What becomes of the objects that another process wants.
-    fence: AtomicU8,
+    /// Whether another process serves in this one's place.
+    replaced: AtomicBool,
     /// Tells those that wait because they decided by something else than the table.
     changed: Arc<Notify>,
     /// Tells all shards that something was cut.
     cuts: Notify,
 }
 
-/// Another process serves in this one's place.
-const REPLACED: u8 = 2;
-
 impl Common {
     fn is_replaced(&self) -> bool {
-        self.fence.load(Ordering::Acquire) == REPLACED
+        self.replaced.load(Ordering::Acquire)
     }
 
     /// Resolves when something was cut after the future was made.
@@ -108,6 +107,8 @@ impl Common {
 pub(super) struct Table {
     common: Arc<Common>,
     domains: Mutex<HashMap<WorkerName, Arc<Domain>>>,
+    /// What was installed last.
+    current: Mutex<Vec<Option<Objects>>>,
 }
 
 impl Table {
@@ -153,7 +154,21 @@ impl Table {
         }
         domains.retain(|_, domain| newest(domain).is_some() || !domain.is_empty());
         drop(domains);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = objects.to_vec();
         while timers.try_join_next().is_some() {}
+    }
+
+    /// What was installed last holds again, after another process had claimed objects.
+    fn lift(&self, timers: &mut JoinSet<()>) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.install(&current, timers);
+        self.common.changed.notify_waiters();
+    }
+
+    /// Another process serves in this one's place, and has the objects that it has claimed.
+    fn replaced(&self) {
+        self.common.replaced.store(true, Ordering::Release);
+        self.common.changed.notify_waiters();
     }
 
     /// A panic of another holder leaves a map that is still whole: each change of it is one call.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use slab::Slab;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -217,16 +217,21 @@ pub(in crate::proxy) fn end_connection(permit: Rc<Permit>, tap: Option<Rc<Tap>>,
         .await;
         // The codec is gone with its task: nobody else reads or writes any more.
         if let Some(mut stream) = tap.and_then(|tap| tap.take_stream()) {
-            let _ = tokio::time::timeout_at(due, async {
-                if stream.shutdown().await.is_ok() {
-                    let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
-                }
-            })
-            .await;
+            see_off(&mut stream).await;
             drop(stream);
         }
         drop(permit);
     });
+}
+
+/// Ends a connection to an upstream, and waits until that has ended its side of it, or has had the time to.
+pub(in crate::proxy) async fn see_off<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let end = async {
+        if stream.shutdown().await.is_ok() {
+            let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
+        }
+    };
+    let _ = tokio::time::timeout(SEEN, end).await;
 }
 
 /// A stream has ended, perhaps before its time.
