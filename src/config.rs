@@ -11,6 +11,7 @@ mod fields;
 mod health;
 mod keys;
 mod limits;
+mod objects;
 mod parse;
 mod quoting;
 mod rules;
@@ -30,6 +31,7 @@ pub use address::{Address, Endpoint, Scheme, Upstream};
 pub use affinity::Affinity;
 pub use health::{HealthCheck, OnUnavailable, Probe, StatusRange};
 pub use limits::Limits;
+pub use objects::{Handover, Objects};
 pub use parse::parse;
 pub use schema::json_schema;
 
@@ -184,6 +186,8 @@ pub struct Worker {
     pub rules: Rules,
     /// The cookie that is a client's key where it has no other.
     pub affinity: Option<Affinity>,
+    /// What is served by one version at a time; `None`: nothing is.
+    pub objects: Option<Objects>,
     /// Every version that the file lists, in its order; a deployment may name only some.
     pub versions: Vec<Version>,
 }

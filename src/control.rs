@@ -35,6 +35,7 @@ use crate::control::signals::Signals;
 use crate::control::status::{Facts, LastUpgrade, Status};
 use crate::control::systemd::Notifier;
 use crate::control::upgrade::handover::{Inheritance, Predecessor, Word};
+use crate::control::upgrade::objects::Elder;
 use crate::control::upgrade::{Heir, Program, signal};
 use crate::diag::{Report, Severity};
 use crate::export::access::AccessLog;
@@ -133,10 +134,11 @@ pub async fn run_as(service: Service, options: Options, ready: impl FnOnce(Handl
     let (inbox, requests) = reload::inbox();
     let (upgrade_inbox, upgrade_requests) = upgrade::inbox();
     let (hangups, upgrades, mut stops) = signals.split();
+    let elder = predecessor.as_ref().map(Predecessor::elder).unwrap_or_default();
     let started = tokio::select! {
         biased;
         signal = stops.next() => return Ok(Ended::Forced { signal: signal.number }),
-        started = start(&options, inbox.clone(), upgrade_inbox.clone(), inheritance) => started,
+        started = start(&options, inbox.clone(), upgrade_inbox.clone(), inheritance, elder) => started,
     };
     let reloader = match started {
         Ok(reloader) => reloader,
@@ -185,6 +187,7 @@ async fn start(
     inbox: Inbox,
     upgrades: upgrade::Inbox,
     mut inheritance: Inheritance,
+    elder: Elder,
 ) -> Result<Reloader, Report> {
     let mut source = String::new();
     let name = options.file.display().to_string();
@@ -220,7 +223,7 @@ async fn start(
     shards.take_over(for_listeners);
     // What the first generation brings is said as any change is.
     let config = Arc::new(Config { workers: Vec::new(), listeners: Vec::new(), ..loaded.config.clone() });
-    let mut reloader = Reloader { status, registry, log, shards, admin, config };
+    let mut reloader = Reloader { status, registry, log, shards, admin, elder, config };
     match reloader.take(loaded, "start").await {
         Ok(_) => Ok(reloader),
         Err(report) => {
@@ -250,12 +253,12 @@ impl Work {
         loop {
             tokio::select! {
                 biased;
-                has_left = &mut left, if !is_settled => {
+                (has_left, objects) = &mut left, if !is_settled => {
                     is_settled = true;
-                    reloader.settle(has_left);
+                    reloader.settle(has_left, objects);
                 }
                 () = status.drained() => return None,
-                Some(batch) = self.requests.next_batch() => {
+                Some(batch) = self.requests.next_batch(), if is_settled => {
                     self.notifier.reloading();
                     reloader.answer(batch).await;
                     self.notifier.ready(&status.in_short());
@@ -289,10 +292,10 @@ impl Work {
 }
 
 /// Waits until the process before has left, if there is one, or turns out to go on (`false`).
-async fn left(predecessor: Option<Predecessor>) -> bool {
+async fn left(predecessor: Option<Predecessor>) -> (bool, Option<tokio::net::UnixStream>) {
     match predecessor {
         Some(before) => before.has_left().await,
-        None => true,
+        None => (true, None),
     }
 }
 

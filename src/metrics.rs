@@ -6,6 +6,7 @@
 //! a hundred others have left after it: else they would grow with every deployment.
 
 mod limits;
+mod objects;
 mod series;
 mod text;
 
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use limits::Limit;
+pub use objects::{HandoverResult, ObjectSeries};
 pub use series::{Retry, VersionSeries, WorkerSeries};
 
 use crate::model::name::{VersionId, WorkerName};
@@ -27,9 +29,13 @@ pub struct Registry {
     upgrades: [AtomicU64; 3],
     checks: Mutex<Checks>,
     ejections: Mutex<Ejections>,
+    objects: Mutex<Objects>,
     limited: limits::Limited,
     panics: AtomicU64,
 }
+
+/// The series of each worker that has objects.
+type Objects = BTreeMap<WorkerName, Arc<ObjectSeries>>;
 
 /// What came of a binary upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +70,7 @@ struct Process<'a> {
     panics: u64,
     checks: &'a Checks,
     ejections: &'a Ejections,
+    objects: &'a Objects,
 }
 
 /// The recorders of all shards, in the order in which they are written out.
@@ -194,6 +201,12 @@ impl Registry {
         Arc::clone(self.lock().workers.entry(worker.clone()).or_default().entry(shard).or_default())
     }
 
+    /// The series of a worker's objects, of all shards; the same one for the same worker.
+    pub fn objects(&self, worker: &WorkerName) -> Arc<ObjectSeries> {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(objects.entry(worker.clone()).or_default())
+    }
+
     /// Counts a reload.
     pub fn reloaded(&self, succeeded: bool) {
         self.reloads[usize::from(succeeded)].fetch_add(1, Ordering::Relaxed);
@@ -246,6 +259,7 @@ impl Registry {
         let checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
         // A shard may be about to count one, and must not wait for the whole page.
         let ejections = self.ejections.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let process = Process {
             reloads,
             upgrades: self.upgrades(),
@@ -253,6 +267,7 @@ impl Registry {
             panics: self.panics.load(Ordering::Relaxed),
             checks: &checks,
             ejections: &ejections,
+            objects: &objects,
         };
         text::render(&self.lock(), &process, gauges)
     }
@@ -360,6 +375,11 @@ mod tests {
         registry.limited(Limit::HeaderCount);
         registry.limited(Limit::MinRate);
         registry.panicked();
+        let objects = registry.objects(&worker());
+        objects.lives(true);
+        [true, true, true, false].map(|waits| objects.waits(waits));
+        HandoverResult::ALL.map(|result| objects.handed_over(result));
+        objects.refused();
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);
     }

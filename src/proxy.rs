@@ -29,6 +29,7 @@ mod handler;
 mod head;
 mod health;
 mod idle;
+mod objects;
 mod overrides;
 mod panics;
 mod piece;
@@ -70,12 +71,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 pub use self::census::Spare;
 pub use self::ejection::Timing;
 pub use self::health::{
     EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
 };
+pub use self::objects::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
 pub use self::probe::ProbeError;
 pub use self::record::is_asset;
 pub use self::standing::LastCheck;
@@ -83,6 +86,7 @@ pub use self::standing::LastCheck;
 use self::budget::Budgets;
 use self::census::Census;
 use self::health::Roster;
+use self::objects::Table;
 use self::resolve::{Addresses, Names};
 use self::shard::{Accept, Command, Gauge};
 use self::snapshot::Blueprint;
@@ -109,6 +113,11 @@ impl Prepared {
     pub fn unresolved(&self) -> &[String] {
         &self.unresolved
     }
+
+    /// Which version each object belongs to once this is committed, for the process that serves until then.
+    pub fn claims(&self) -> Vec<Claim> {
+        self.blueprint.objects.iter().flatten().map(|objects| objects.plan.claim()).collect()
+    }
 }
 
 /// Names of upstreams, and the addresses of each as last resolved.
@@ -134,6 +143,15 @@ pub struct Services {
     pub log: AccessLog,
 }
 
+/// What all shards share for their whole life.
+#[derive(Clone)]
+struct Common {
+    services: Services,
+    standings: Arc<Standings>,
+    census: Arc<Census>,
+    objects: Arc<Table>,
+}
+
 /// The running shards. Lives on the control thread.
 #[derive(Debug)]
 pub struct Shards {
@@ -152,6 +170,10 @@ pub struct Shards {
     /// Whether another process goes on with the sockets.
     replaced: bool,
     census: Arc<Census>,
+    registry: Arc<Registry>,
+    objects: Arc<Table>,
+    /// Cut what is live of moved objects when its time is up.
+    timers: JoinSet<()>,
     /// The number of connections that was last warned of.
     warned_of: usize,
 }
@@ -209,13 +231,19 @@ impl Shards {
     pub fn start_with(threads: NonZeroUsize, services: &Services, timing: Timing) -> io::Result<Self> {
         let standings = Arc::new(Standings::new(timing));
         let census = Census::of_process(threads.get());
-        let start =
-            |index| Thread::start(index, services.clone(), Arc::clone(&standings), Arc::clone(&census));
-        Ok(Self::over((0..threads.get()).map(start).collect::<io::Result<_>>()?, standings, census))
+        let common = Common {
+            services: services.clone(),
+            standings,
+            census,
+            objects: Arc::default(),
+        };
+        let start = |index| Thread::start(index, common.clone());
+        Ok(Self::over((0..threads.get()).map(start).collect::<io::Result<_>>()?, common))
     }
 
     /// Threads that serve nothing yet, and what they know of endpoints.
-    fn over(threads: Vec<Thread>, standings: Arc<Standings>, census: Arc<Census>) -> Self {
+    fn over(threads: Vec<Thread>, common: Common) -> Self {
+        let Common { services, standings, census, objects } = common;
         Self {
             threads,
             names: Names::default(),
@@ -228,6 +256,9 @@ impl Shards {
             lent: false,
             replaced: false,
             census,
+            registry: services.registry,
+            objects,
+            timers: JoinSet::new(),
             warned_of: 0,
         }
     }
@@ -262,6 +293,16 @@ impl Shards {
     /// The addresses of all names, for a process that goes on with them.
     pub fn known_names(&self) -> KnownNames {
         self.names.known()
+    }
+
+    /// Keeps objects from being served by this process and another that is to take its place.
+    pub fn fence(&self) -> Fence {
+        Fence::new(&self.objects)
+    }
+
+    /// Notes what is live in the process before this one.
+    pub fn arrivals(&self) -> Arrivals {
+        Arrivals::new(&self.objects)
     }
 
     /// Another process accepts from the sockets that were handed over. So the files of Unix sockets stay where they are
@@ -305,6 +346,7 @@ impl Shards {
             upstream_tls: files.upstream_tls,
             secrets: files.secrets,
             budgets: self.budgets.of_all(config, self.threads.len()),
+            objects: self.objects.of_all(config, &self.registry),
             names,
         };
         Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })
@@ -316,6 +358,8 @@ impl Shards {
         self.warn_of_descriptors(blueprint.config.limits.connections);
         self.release(&listeners);
         self.names.committed();
+        // Before any shard serves it: from here on no object is begun at a version that it has no more.
+        self.objects.install(&blueprint.objects, &mut self.timers);
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {
@@ -529,12 +573,7 @@ fn remove_file(path: &Path) {
 }
 
 impl Thread {
-    fn start(
-        index: usize,
-        services: Services,
-        standings: Arc<Standings>,
-        census: Arc<Census>,
-    ) -> io::Result<Self> {
+    fn start(index: usize, common: Common) -> io::Result<Self> {
         let (inbox, commands) = mpsc::unbounded_channel();
         let gauge = Arc::new(Gauge::default());
         let of_shard = Arc::clone(&gauge);
@@ -550,7 +589,7 @@ impl Thread {
                 }
             };
             let _ = report.send(Ok(()));
-            runtime.block_on(shard::run(index, services, standings, census, of_shard, commands));
+            runtime.block_on(shard::run(index, common, of_shard, commands));
         })?;
         ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
         Ok(Self { inbox, gauge, handle })

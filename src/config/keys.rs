@@ -293,6 +293,7 @@ static WORKER: Section = Section {
         key("timeouts", Kind::Table(&TIMEOUTS), "Deadlines towards upstreams."),
         key("rule", Kind::List { of: &Kind::Table(&RULE), least: 0 }, "What is done to the headers of requests before they are assigned, in order; see docs/rules.md."),
         key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring, and the cookie that is a key."),
+        key("objects", Kind::Table(&OBJECTS), "What is served by one version at a time: a room, a cart, a tenant."),
         key("version", list(&Kind::Table(&VERSION)), "The versions of the application.").required(),
         key("deployment", Kind::Table(&DEPLOYMENT), "How traffic is split between versions.").required(),
     ],
@@ -358,6 +359,31 @@ static AFFINITY: Section = Section {
             "A request without a key takes its key from this cookie; who asks for a document and has none is given one.",
         ),
         key("cookie_forward", Kind::Boolean, "Whether upstreams see the cookie.").or("true"),
+    ],
+};
+
+static OBJECTS: Section = Section {
+    name: "[worker.objects]",
+    doc: "What is served by one version at a time: a room, a cart, a tenant.",
+    keys: &[
+        key(
+            "key",
+            text("an expression of the rules language, such as 'http.request.headers[\"x-room\"][0]'"),
+            "An expression whose value names the object of a request. Where it has none, the request is for no object.",
+        )
+        .required(),
+        key(
+            "handover",
+            Kind::Choice(&["drain", "reset"]),
+            "What becomes of an object's requests and tunnels when a deployment gives it another version: \"drain\" lets them end, \"reset\" cuts them.",
+        )
+        .or("drain"),
+        key(
+            "timeout",
+            DURATION,
+            "With \"drain\", how long they may go on; then they are cut. Requests wait a little longer for their object.",
+        )
+        .or("30s"),
     ],
 };
 

@@ -10,6 +10,7 @@ use super::affinity::affinity;
 use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk};
 use super::health;
+use super::objects::objects;
 use super::rules;
 use super::sections::{certificate, duration, path, warn_of_slip};
 use super::texts::{self, Problem};
@@ -52,6 +53,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     let salt = affinity_fields.as_ref().and_then(|affinity| affinity.text("salt"));
     let salt = salt.map(|text| text.value.to_owned()).or_else(|| Some(name.as_ref()?.as_str().to_owned()));
     let affinity = affinity(walk, affinity_fields.as_ref());
+    let objects = objects(walk, fields.table("objects").as_ref());
     let deployment = fields
         .table("deployment")
         .and_then(|table| deployment::deployment(walk, &table, &known, salt.as_deref().unwrap_or_default()));
@@ -72,6 +74,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         timeouts,
         rules,
         affinity,
+        objects,
         versions,
     })
 }

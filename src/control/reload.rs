@@ -14,6 +14,7 @@ use crate::control::changes;
 use crate::control::inbox;
 use crate::control::status::{Served, Status};
 use crate::control::threads;
+use crate::control::upgrade::objects::Elder;
 use crate::diag::{Diagnostic, Report};
 use crate::export::access::AccessLog;
 use crate::metrics::Registry;
@@ -78,6 +79,8 @@ pub(crate) struct Reloader {
     pub(crate) shards: Shards,
     /// The admin address.
     pub(crate) admin: Admin,
+    /// The process before, as long as it may have objects of which this one has to know.
+    pub(crate) elder: Elder,
     /// What serves; before the first generation, settings without workers and listeners.
     pub(crate) config: Arc<Config>,
 }
@@ -117,7 +120,8 @@ impl Reloader {
     }
 
     /// Takes what was handed over for this process's own, if the process before has left it.
-    pub(crate) fn settle(&mut self, has_left: bool) {
+    pub(crate) fn settle(&mut self, has_left: bool, objects: Option<tokio::net::UnixStream>) {
+        self.elder.follow(objects, self.shards.arrivals());
         if has_left {
             self.shards.own_files();
             self.admin.own_file();
@@ -178,6 +182,7 @@ impl Reloader {
         }
         let report = report.with(without_address(&config, &shards));
         let generation = self.status.generation() + 1;
+        self.elder.claim(shards.claims(), &self.shards.arrivals()).await;
         self.shards.commit(shards).await;
         self.admin.commit(admin);
         self.serve(generation, config);

@@ -5,6 +5,7 @@
 //! has never stopped.
 
 pub(crate) mod handover;
+pub(crate) mod objects;
 mod program;
 
 use std::fmt;
@@ -16,9 +17,11 @@ use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use self::handover::{Inheritance, VARIABLE, Word};
+use self::objects::Departure;
 pub(crate) use self::program::Program;
 use crate::control::admin::Leaving;
 use crate::control::inbox;
@@ -244,7 +247,9 @@ fn begin(program: &Program, reloader: &Reloader) -> Result<Starting, Failure> {
             names: reloader.shards.known_names(),
         })
     };
-    Starting::new(program, &inheritance().map_err(Failure::Sockets)?)
+    let mut starting = Starting::new(program, &inheritance().map_err(Failure::Sockets)?)?;
+    starting.departure = Some(Departure::new(reloader.shards.fence()));
+    Ok(starting)
 }
 
 /// A new process that is not ready yet. Dropping it kills it.
@@ -254,6 +259,8 @@ struct Starting {
     child: Option<Child>,
     /// To the new process, until it is released or given up.
     stream: Option<tokio::net::UnixStream>,
+    /// What it has claimed of this process's objects.
+    departure: Option<Departure>,
 }
 
 impl Starting {
@@ -269,7 +276,7 @@ impl Starting {
         drop(command);
         let child = spawned.map_err(|error| Failure::Program(program.path.clone(), error))?;
         let pid = child.id().unwrap_or_default();
-        let mut starting = Self { pid, child: Some(child), stream: None };
+        let mut starting = Self { pid, child: Some(child), stream: None, departure: None };
         starting.stream = Some(tokio::net::UnixStream::from_std(stream).map_err(Failure::Sockets)?);
         Ok(starting)
     }
@@ -277,8 +284,20 @@ impl Starting {
     /// Waits until it serves.
     async fn ready(&mut self, patience: Duration) -> Result<(), Failure> {
         let Some(stream) = &mut self.stream else { return Err(Failure::Ended(None)) };
-        match tokio::time::timeout(patience, handover::word(stream)).await {
-            Ok(Ok(Word::Serving)) => Ok(()),
+        let departure = &mut self.departure;
+        let said = async {
+            loop {
+                match (handover::word(stream).await?, &mut *departure) {
+                    (Word::Objects(claims), Some(departure)) => {
+                        stream.write_all(&departure.claimed(&claims)?).await?;
+                    }
+                    (Word::Objects(_), None) => {}
+                    (word, _) => return Ok::<_, io::Error>(word),
+                }
+            }
+        };
+        match tokio::time::timeout(patience, said).await {
+            Ok(Ok(Word::Serving | Word::Objects(_))) => Ok(()),
             Ok(Ok(Word::Failed(reason))) => Err(Failure::Said(reason)),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "the new process broke off");
@@ -292,6 +311,9 @@ impl Starting {
     fn release(mut self) {
         if let Some(stream) = self.stream.take() {
             handover::acknowledge(&stream);
+            if let Some(departure) = self.departure.take() {
+                tokio::spawn(departure.go_on(stream));
+            }
         }
         drop(self.child.take());
     }
@@ -300,6 +322,16 @@ impl Starting {
     /// that serves all the same answers what it has accepted. Unacknowledged, it leaves the files of sockets where they
     /// are.
     async fn give_up(mut self, failure: Failure) -> Failure {
+        let departure = self.departure.take();
+        let failure = self.end(failure).await;
+        // Whatever it may have served, it serves no more.
+        if let Some(mut departure) = departure {
+            departure.lift();
+        }
+        failure
+    }
+
+    async fn end(mut self, failure: Failure) -> Failure {
         drop(self.stream.take());
         if matches!(failure, Failure::Said(_) | Failure::Ended(_))
             && let Some(status) = self.ended().await

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::model::decision::Reason;
 use crate::model::name::{VersionId, WorkerName};
@@ -9,7 +10,8 @@ use crate::model::overrides::OverrideProblem;
 
 use super::limits::{Limit, Limited};
 use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
-use super::{ByShard, Checks, Ejections, Gauges, Process, Recorders, UpgradeResult};
+use super::objects::{HandoverResult, ObjectSeries};
+use super::{ByShard, Checks, Ejections, Gauges, Objects, Process, Recorders, UpgradeResult};
 
 /// All families, always in the same order.
 pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gauges) -> String {
@@ -31,6 +33,7 @@ pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gaug
     page.upstreams(gauges);
     page.checks(process.checks);
     page.ejections(process.ejections, gauges);
+    page.objects(process.objects);
     page.text
 }
 
@@ -306,6 +309,34 @@ impl Page {
             if seen.insert((worker, version, upstream)) {
                 self.sample(name, &of(worker, version, upstream), u8::from(*is_so));
             }
+        }
+    }
+
+    fn objects(&mut self, objects: &Objects) {
+        let gauges: [(_, _, fn(&ObjectSeries) -> &AtomicU64); 2] = [
+            ("gradual_objects_live", "Objects that have a request or tunnel under way.", |series| &series.live),
+            ("gradual_objects_waiting", "Requests that wait until another version has ended with their object.", |series| {
+                &series.waiting
+            }),
+        ];
+        for (name, help, number) in gauges {
+            self.family(name, "gauge", help);
+            for (worker, series) in objects {
+                self.sample(name, &[("worker", worker.as_str())], number(series).load(Ordering::Relaxed));
+            }
+        }
+        const HANDOVERS: &str = "gradual_object_handovers_total";
+        self.family(HANDOVERS, "counter", "Live objects that went from one version to the next.");
+        for (worker, series) in objects {
+            for (result, number) in HandoverResult::ALL.iter().zip(&series.handovers) {
+                let labels = [("worker", worker.as_str()), ("result", result.as_str())];
+                self.counted(HANDOVERS, &labels, number.load(Ordering::Relaxed));
+            }
+        }
+        const REFUSED: &str = "gradual_object_refusals_total";
+        self.family(REFUSED, "counter", "Requests answered 503 because another version had their object.");
+        for (worker, series) in objects {
+            self.counted(REFUSED, &[("worker", worker.as_str())], series.refused.load(Ordering::Relaxed));
         }
     }
 

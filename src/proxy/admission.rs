@@ -11,6 +11,7 @@ use super::body::ResponseBody;
 use super::failure::Kind;
 use super::handler::Client;
 use super::head::{self, Deciding, Introduction, Seen};
+use super::objects::{Obstacle, Wait};
 use super::overrides;
 #[cfg(test)]
 use super::panics;
@@ -42,6 +43,8 @@ pub(super) enum Refusal {
     /// The proxy answers it itself.
     Answer(Box<Response<Bytes>>),
     Failure(Kind),
+    /// Not yet: its object is not free.
+    Wait(Box<Wait>),
 }
 
 impl Refusal {
@@ -49,6 +52,16 @@ impl Refusal {
         match self {
             Self::Answer(response) => local(*response, meter),
             Self::Failure(kind) => refuse(&kind.into(), meter),
+            Self::Wait(_) => refuse(&Kind::ObjectMoving.into(), meter),
+        }
+    }
+}
+
+impl From<Obstacle> for Refusal {
+    fn from(obstacle: Obstacle) -> Self {
+        match obstacle {
+            Obstacle::Wait(wait) => Self::Wait(wait),
+            Obstacle::Refused(kind) => Self::Failure(kind),
         }
     }
 }
@@ -60,12 +73,13 @@ impl From<Kind> for Refusal {
 }
 
 /// Checks a head, finds its worker and version, and prepares it for the next hop. Everything here is synchronous.
-/// `declared` is how long the body says that it is.
+/// `declared` is how long the body says that it is. `again`: its head was checked before.
 pub(super) fn admit(
     client: &Client,
     meter: &mut Meter,
     parts: &mut Parts,
     declared: Option<u64>,
+    again: bool,
 ) -> Result<Admitted, Refusal> {
     let (seen, deciding) = Seen::look(&parts.headers);
     let listener = client.listener.current();
@@ -81,7 +95,7 @@ pub(super) fn admit(
     }
     seen.check(parts)?;
     // The codec takes off a length that stands beside a transfer coding.
-    if seen.is_chunked() {
+    if seen.is_chunked() && !again {
         wire::check_chunked(client.watch.turn(), parts.method.as_str())?;
     }
     let host = head::authority(parts, deciding.host)?;
@@ -92,7 +106,7 @@ pub(super) fn admit(
     if steered {
         let trusted_proxies = &settings.trusted_proxies;
         let request = Request { client, seen: &seen, host: host.as_ref(), trusted, https, trusted_proxies };
-        steering::select(&request, meter, parts);
+        steering::select(&request, meter, parts)?;
     } else {
         select(client, meter, &head, &seen, &deciding, trusted);
     }

@@ -70,6 +70,9 @@ impl Exchange {
                     continue;
                 }
             };
+            if let Some(held) = &self.meter.held {
+                lease.hold(held.permit());
+            }
             if need == Need::Tunnel {
                 let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;
                 self.dress_tunnel(&lease, extended)?;

@@ -178,9 +178,18 @@ impl ResponseBody {
     /// Nothing is wanted of the upstream any more.
     fn release(&mut self) {
         if let Content::Upstream(upstreamed) = &mut self.content
-            && let Some(lease) = upstreamed.lease.take()
+            && let Some(mut lease) = upstreamed.lease.take()
         {
-            lease.give_back();
+            match &self.meter {
+                // An upstream that has not read all of the request may still be at it: its connection is closed first.
+                Some(meter) if meter.held.is_some() => {
+                    if meter.progress.as_ref().is_none_or(|progress| progress.has_ended()) {
+                        lease.let_go();
+                        lease.give_back();
+                    }
+                }
+                _ => lease.give_back(),
+            }
         }
         if let Some(progress) = self.meter.as_ref().and_then(|meter| meter.progress.as_ref()) {
             progress.stop();

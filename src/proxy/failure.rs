@@ -48,6 +48,10 @@ pub(super) enum Kind {
     Exhausted,
     /// Its version left the deployment, and the time for what was still under way is over.
     Retired,
+    /// Another version of the worker still has the request's object.
+    ObjectMoving,
+    /// The request's object has moved to the process that serves in this one's place.
+    ObjectElsewhere,
     // The upstream's side.
     /// The version's upstreams have no address.
     NoUpstream,
@@ -123,6 +127,8 @@ impl Kind {
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Exhausted
             | Self::Retired
+            | Self::ObjectMoving
+            | Self::ObjectElsewhere
             | Self::NoUpstream
             | Self::NoHealthyUpstream
             | Self::ConnectFailed
@@ -150,6 +156,8 @@ impl Kind {
             Self::Internal => "internal",
             Self::Exhausted => "proxy-exhausted",
             Self::Retired => "version-retired",
+            Self::ObjectMoving => "object-moving",
+            Self::ObjectElsewhere => "object-elsewhere",
             Self::NoUpstream => "no-upstream",
             Self::NoHealthyUpstream => "no-healthy-upstream",
             Self::ConnectFailed => "connect-failed",
@@ -182,6 +190,10 @@ impl Kind {
                 "the proxy has nothing left to make a connection to the version's upstream with"
             }
             Self::Retired => "the version has left the deployment, and its time is over",
+            Self::ObjectMoving => "the object moves to another version, and the one before has not ended with it",
+            Self::ObjectElsewhere => {
+                "the object has moved to the process that takes this one's place: ask again on a new connection"
+            }
             Self::NoUpstream => "the version has no upstream with a known address",
             Self::NoHealthyUpstream => "the health checks of all of the version's upstreams fail",
             Self::ConnectFailed => "no connection to the version's upstream could be made",
@@ -203,7 +215,8 @@ impl Kind {
 
     /// Whether the version's upstreams are to blame.
     pub(super) fn is_upstream(self) -> bool {
-        !self.closes() && !self.is_our_own() && !matches!(self, Self::NoWorker | Self::Loop | Self::Retired)
+        let others = matches!(self, Self::NoWorker | Self::Loop | Self::Retired | Self::ObjectMoving);
+        !self.closes() && !self.is_our_own() && !others
     }
 
     /// Whether the proxy itself is to blame.
@@ -214,7 +227,13 @@ impl Kind {
     /// Whether an HTTP/1.1 connection cannot go on: what follows a request that was not understood, or not read to its
     /// end, must not be taken for another one.
     pub(super) fn closes(self) -> bool {
-        matches!(self, Self::BadRequest(_) | Self::Connect | Self::HeadTimeout) || self.limit().is_some()
+        matches!(self, Self::BadRequest(_) | Self::Connect | Self::HeadTimeout | Self::ObjectElsewhere)
+            || self.limit().is_some()
+    }
+
+    /// Whether it is worth while to ask again soon.
+    pub(super) fn passes(self) -> bool {
+        matches!(self, Self::ObjectMoving | Self::ObjectElsewhere)
     }
 
     /// The bound that the client met, if that is what it is.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -13,13 +14,15 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body;
+use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::admission::{Admitted, admit, chosen};
+use super::admission::{Admitted, Refusal, admit, chosen};
 use super::attempt::Attempts;
 use super::body::ResponseBody;
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
+use super::objects::{Tenancy, Waiting};
 use super::panics;
 use super::record::{self, Meter};
 use super::respond::{answer, failed_as, refuse};
@@ -64,9 +67,10 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Source>,
 {
-    match Exchange::begin(client, request) {
+    match Exchange::begin(client, meter_of(client), request, false) {
         Ok(exchange) => Either::Left(exchange.run()),
-        Err(response) => Either::Right(ready(Ok(*response))),
+        Err(Halt::Answered(response)) => Either::Right(Either::Left(ready(Ok(*response)))),
+        Err(Halt::Waits(waiting)) => Either::Right(Either::Right(Box::pin(waiting.end()))),
     }
 }
 
@@ -79,11 +83,26 @@ where
     B: Body<Data = Bytes> + 'static,
     B::Error: Into<Source>,
 {
-    match panics::caught(|| Exchange::begin(client, request)) {
+    match panics::caught(|| Exchange::begin(client, meter_of(client), request, false)) {
         Some(Ok(exchange)) => Either::Left(panics::catching(exchange.run(), panicked)),
-        Some(Err(response)) => Either::Right(ready(Ok(*response))),
-        None => Either::Right(ready(panicked())),
+        Some(Err(Halt::Answered(response))) => Either::Right(Either::Left(ready(Ok(*response)))),
+        Some(Err(Halt::Waits(waiting))) => {
+            Either::Right(Either::Right(Box::pin(panics::catching(waiting.end(), panicked))))
+        }
+        None => Either::Right(Either::Left(ready(panicked()))),
     }
+}
+
+fn meter_of(client: &Rc<Client>) -> Box<Meter> {
+    Meter::new(client, client.shard.snapshot(), Instant::now())
+}
+
+/// Why a request does not go to its version now.
+pub(super) enum Halt<B> {
+    /// It has its answer.
+    Answered(Box<Response<ResponseBody>>),
+    /// Its object is not free.
+    Waits(Box<Waiting<B>>),
 }
 
 /// The answer to a request that was lost to a panic; it was recorded when it was dropped.
@@ -102,25 +121,34 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    fn begin<B>(client: &Rc<Client>, request: Request<B>) -> Result<Box<Self>, Box<Response<ResponseBody>>>
+    /// Finds a request's version. `again`: it was looked at before, and had to wait for its object.
+    pub(super) fn begin<B>(
+        client: &Client,
+        mut meter: Box<Meter>,
+        request: Request<B>,
+        again: bool,
+    ) -> Result<Box<Self>, Halt<B>>
     where
         B: Body<Data = Bytes> + 'static,
         B::Error: Into<Source>,
     {
-        let mut meter = Meter::new(client, client.shard.snapshot(), Instant::now());
         let (mut parts, body) = request.into_parts();
         let bodiless = body.is_end_stream();
         let declared = if bodiless { Some(0) } else { body.size_hint().exact() };
         meter.http2 = parts.version == Version::HTTP_2;
         meter.is_asset = record::is_asset(parts.uri.path());
         let drained = !bodiless && may_drain(&parts);
-        let admitted = match admit(client, &mut meter, &mut parts, declared) {
+        let admitted = match admit(client, &mut meter, &mut parts, declared, again) {
             Ok(admitted) => admitted,
+            Err(Refusal::Wait(wait)) => {
+                let request = Request::from_parts(parts, body);
+                return Err(Halt::Waits(Box::new(Waiting { request, meter, wait })));
+            }
             Err(refusal) => {
                 if drained {
                     upload::decline(body);
                 }
-                return Err(Box::new(refusal.answer(meter)));
+                return Err(Halt::Answered(Box::new(refusal.answer(meter))));
             }
         };
         let body = if admitted.upgrade.is_some() || bodiless {
@@ -137,8 +165,14 @@ impl Exchange {
     }
 
     /// Sends the request to its version, and makes the client's response of what comes back.
-    async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
-        let exchanged = self.exchange().await;
+    pub(super) async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
+        let exchanged = match &self.meter.held {
+            None => self.exchange().await,
+            Some(held) => {
+                let tenancy = Arc::clone(held.tenancy());
+                Box::pin(self.exchange_within(tenancy)).await
+            }
+        };
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;
         Ok(match exchanged {
@@ -148,6 +182,21 @@ impl Exchange {
             },
             Err(failure) => refuse(&failure, meter),
         })
+    }
+
+    /// The same for a request that holds an object, for as long as it may.
+    async fn exchange_within(
+        &mut self,
+        tenancy: Arc<Tenancy>,
+    ) -> Result<(Response<Incoming>, Lease), Failure> {
+        let exchanged = tokio::select! {
+            biased;
+            () = tenancy.over() => return Err(Kind::ObjectMoving.into()),
+            exchanged = self.exchange() => exchanged?,
+        };
+        self.meter.holds_on();
+        // Only from here on is the response found by what cuts it.
+        if tenancy.is_over() { Err(Kind::ObjectMoving.into()) } else { Ok(exchanged) }
     }
 
     /// Whether the request's `Host` line is what the endpoint is to see.

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 
 use super::failure::{Failure, Kind};
 use super::handler::Client;
+use super::objects::Held;
 use super::retire::Tenure;
 use super::snapshot::{Snapshot, VersionState, WorkerState};
 use super::steering::Steered;
@@ -47,6 +48,8 @@ pub(super) struct Meter {
     pub(super) line: Option<Box<Line>>,
     /// What only a worker with steering needs; `None` for others.
     pub(super) steered: Option<Box<Steered>>,
+    /// `Some` where the request is for an object.
+    pub(super) held: Option<Box<Held>>,
 }
 
 /// The parts of a request's head that its log line shows.
@@ -134,6 +137,7 @@ impl Meter {
             is_tunnel: false,
             line: None,
             steered: None,
+            held: None,
         })
     }
 
@@ -165,6 +169,13 @@ impl Meter {
     /// What drives the request of an HTTP/2 client, where it can be ended alone.
     pub(super) fn task(&self) -> Option<AbortHandle> {
         self.client.shard.tenures().task(self.stream?)
+    }
+
+    /// Notes that the response's head is there, where the request holds an object: it ends with the object's time.
+    pub(super) fn holds_on(&self) {
+        if let Some(held) = &self.held {
+            held.answers(&self.client.watch, self.task());
+        }
     }
 
     /// Notes the status that the client is sent, and whether a page's script, style, image or font is missing.
@@ -237,6 +248,14 @@ impl Meter {
     /// The request ended and nobody has said how: its client left, unless the time of its version is over.
     #[cold]
     fn cut(&mut self) {
+        if self.held.as_ref().is_some_and(|held| held.tenancy().is_over()) {
+            self.error = Some(Kind::ObjectMoving);
+            self.outcome = Outcome::Exception;
+            if self.status == CLIENT_LEFT {
+                self.status = Kind::ObjectMoving.status().as_u16();
+            }
+            return;
+        }
         let Some(version) = self.version().filter(|version| version.tenure.is_over()) else { return };
         version.series.retired();
         self.error = Some(Kind::Retired);

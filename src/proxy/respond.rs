@@ -70,6 +70,9 @@ pub(super) fn refuse(failure: &Failure, mut meter: Box<Meter>) -> Response<Respo
         headers
             .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH"));
     }
+    if kind.passes() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
     if let Some(limit) = kind.limit() {
         meter.client.shard.limited(limit);
     }

@@ -12,9 +12,10 @@ use slab::Slab;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::Services;
+use super::{Common, Services};
 use super::accept::Accepting;
 use super::census::Census;
+use super::objects::{self, Holders};
 use super::retire::{self, Tenures};
 use super::snapshot::{Blueprint, Snapshot};
 use super::socket::Listening;
@@ -74,6 +75,8 @@ pub(super) struct Shard {
     /// Told when there is a connection to watch, after there was none.
     connected: Rc<Notify>,
     tenures: Tenures,
+    /// Requests that hold objects.
+    holders: Holders,
 }
 
 /// A connection's place among those that are watched.
@@ -111,9 +114,7 @@ const LOG_DELAY: Duration = Duration::from_millis(100);
 /// Runs a shard until its control thread is gone. The first command is a commit: before it there is nothing to serve.
 pub(super) async fn run(
     index: usize,
-    services: Services,
-    standings: Arc<Standings>,
-    census: Arc<Census>,
+    common: Common,
     gauge: Arc<Gauge>,
     mut inbox: mpsc::UnboundedReceiver<Command>,
 ) {
@@ -121,9 +122,8 @@ pub(super) async fn run(
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Commit { blueprint, sockets, done } => {
-                let shard = shard.get_or_insert_with(|| {
-                    Shard::new(index, &services, &standings, &census, &gauge, &blueprint)
-                });
+                let shard =
+                    shard.get_or_insert_with(|| Shard::new(index, &common, &gauge, &blueprint));
                 shard.commit(&blueprint, sockets).await;
                 let _ = done.send(());
             }
@@ -152,17 +152,17 @@ async fn drain(shard: Rc<Shard>, done: oneshot::Sender<()>) {
 impl Shard {
     fn new(
         index: usize,
-        services: &Services,
-        standings: &Arc<Standings>,
-        census: &Arc<Census>,
+        common: &Common,
         gauge: &Arc<Gauge>,
         blueprint: &Arc<Blueprint>,
     ) -> Rc<Self> {
+        let Common { services, standings, census, objects } = common;
         let shard = Rc::new(Self {
             index,
             services: services.clone(),
             standings: Arc::clone(standings),
             census: Arc::clone(census),
+            holders: Holders::default(),
             sink: services.log.sink(),
             random: RefCell::new(fastrand::Rng::new()),
             scratch: RefCell::default(),
@@ -178,6 +178,7 @@ impl Shard {
             tenures: Tenures::default(),
         });
         tokio::task::spawn_local(keep_house(Rc::downgrade(&shard)));
+        tokio::task::spawn_local(objects::end_cut(Rc::downgrade(&shard), Arc::clone(objects.cuts())));
         tokio::task::spawn_local(watch_clients(Rc::downgrade(&shard), Rc::clone(&shard.connected)));
         shard
     }
@@ -187,6 +188,7 @@ impl Shard {
         let snapshot = Rc::new(Snapshot::build(blueprint, self));
         // What goes with the old one, connections among it, goes when nothing is borrowed.
         drop(self.snapshot.replace(snapshot));
+        self.holders.committed.notify_waiters();
         retire::committed(self, blueprint.config.limits.retired_grace);
         let mut before = std::mem::take(&mut *self.accepting.borrow_mut());
         let mut now = HashMap::new();
@@ -205,6 +207,10 @@ impl Shard {
 
     pub(super) fn tenures(&self) -> &Tenures {
         &self.tenures
+    }
+
+    pub(super) fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     pub(super) fn for_each_watch(&self, look: impl Fn(&Watch)) {

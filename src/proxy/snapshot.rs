@@ -10,6 +10,7 @@ use rustls::ServerConfig;
 
 use super::Services;
 use super::budget::{Budget, Tally};
+use super::objects::Objects;
 use super::resolve::Addresses;
 use super::retire::Tenure;
 use super::shard::Shard;
@@ -39,6 +40,8 @@ pub(super) struct Blueprint {
     pub(super) secrets: Vec<Option<Secret>>,
     /// By worker; for sending requests again.
     pub(super) budgets: Vec<Arc<Budget>>,
+    /// By worker; `None` where it has none.
+    pub(super) objects: Vec<Option<Objects>>,
     /// By name.
     pub(super) names: HashMap<String, Addresses>,
 }
@@ -157,6 +160,11 @@ impl WorkerState {
     /// For sending requests again, of all shards.
     pub(super) fn budget(&self) -> &Budget {
         &self.blueprint.budgets[self.index]
+    }
+
+    /// Whose requests may be for objects, and by what plan.
+    pub(super) fn objects(&self) -> Option<&Objects> {
+        self.blueprint.objects.get(self.index)?.as_ref()
     }
 
     pub(super) fn name(&self) -> &str {

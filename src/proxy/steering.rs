@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::admission::{fail_over, remove_refused};
 use super::handler::Client;
 use super::head::{self, Seen};
+use super::objects::{self, Held, Obstacle};
 use super::overrides;
 use super::record::{Meter, is_asset};
 use super::snapshot::WorkerState;
@@ -23,13 +24,15 @@ use crate::model::decision::{Origin, Ruled, Selection, Sent};
 use crate::model::forwarded;
 use crate::model::head::{KEY_HEADER, Lines, trim_ows};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
-use crate::rules::{Facts, Outcome, Rules};
+use crate::rules::{Expression, Facts, Outcome, Rules};
 
 /// What a worker's requests are steered by.
 pub(super) struct Steering {
     /// Of this shard alone: regular expressions keep caches.
     rules: Rules,
     affinity: Option<Affinity>,
+    /// Names the object of a request.
+    object: Option<Expression>,
 }
 
 /// What a steered request remembers until its answer.
@@ -56,30 +59,45 @@ pub(super) struct Request<'a> {
 impl Steering {
     /// `None` where the worker configures nothing of it.
     pub(super) fn build(worker: &Worker) -> Option<Box<Self>> {
-        if worker.rules.is_empty() && worker.affinity.is_none() {
+        if worker.rules.is_empty() && worker.affinity.is_none() && worker.objects.is_none() {
             return None;
         }
-        Some(Box::new(Self { rules: worker.rules.clone(), affinity: worker.affinity.clone() }))
+        Some(Box::new(Self {
+            rules: worker.rules.clone(),
+            affinity: worker.affinity.clone(),
+            object: worker.objects.as_ref().map(|objects| objects.key.clone()),
+        }))
     }
 }
 
 /// Chooses a version for a request of a worker with steering, and notes it. The head is edited as rules say, and carries the
 /// key that counts.
-pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts) {
+///
+/// # Errors
+/// Its object is not free: nothing is noted, and no rule has edited the head.
+pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts) -> Result<(), Obstacle> {
     let snapshot = Rc::clone(&meter.snapshot);
-    let Some(worker) = meter.worker.and_then(|index| snapshot.workers.get(index)) else { return };
-    let Some(steering) = &worker.steering else { return };
+    let Some(worker) = meter.worker.and_then(|index| snapshot.workers.get(index)) else { return Ok(()) };
+    let Some(steering) = &worker.steering else { return Ok(()) };
     let mut steered = Box::<Steered>::default();
     let refused = (request.seen.overrides > 0).then(|| parts.headers.joined(OVERRIDES_HEADER)).flatten();
     let denied = refused.is_some_and(|field| worker.policy().denies(&field, request.trusted));
     remove_refused(parts, request.seen, worker, request.trusted);
-    let ruled = run_rules(request, worker, steering, &mut steered, parts);
+    let Looked { edits, object } = look(request, steering, &mut steered, parts);
+    meter.held = match (worker.objects(), &object) {
+        (Some(objects), Some(name)) => {
+            Some(Held::new(objects::acquire(objects, name)?, &request.client.shard))
+        }
+        _ => None,
+    };
+    let ruled = edit(worker, edits, &mut parts.headers);
     let headers = &parts.headers;
     let overrides = headers.joined(OVERRIDES_HEADER);
     let key = headers.joined(KEY_HEADER);
     let cookie = steering.affinity.as_ref().and_then(|cookie| affinity::find(headers, &cookie.cookie));
     let made = (cookie.is_none() && steering.affinity.is_some() && can_receive(parts)).then(make_id);
     let sent = Sent {
+        object: object.as_deref(),
         key: key.as_deref(),
         overrides: overrides.as_deref(),
         ruled,
@@ -103,6 +121,7 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
     steered.made = made.map(|made| (made, request.https));
     meter.steered = Some(steered);
     forward(worker, steering, ruled, &mut parts.headers);
+    Ok(())
 }
 
 /// Notes the choice, or what stands in for it.
@@ -127,31 +146,40 @@ fn forward(worker: &WorkerState, steering: &Steering, ruled: Ruled, headers: &mu
     }
 }
 
-/// Runs the worker's rules on the request as it came, and edits its head. Says which headers that choose a version they
-/// have set.
-fn run_rules(
-    request: &Request<'_>,
-    worker: &WorkerState,
-    steering: &Steering,
-    steered: &mut Steered,
-    parts: &mut Parts,
-) -> Ruled {
-    let mut ruled = Ruled::default();
-    if steering.rules.is_empty() {
-        return ruled;
+/// What rules and the name of the object say of a request.
+#[derive(Default)]
+struct Looked {
+    edits: Vec<(HeaderName, Outcome)>,
+    /// The name of the object, not empty; `None` where the request is for none.
+    object: Option<Box<[u8]>>,
+}
+
+/// Runs the worker's rules on the request as it came, and names its object. Edits nothing yet.
+fn look(request: &Request<'_>, steering: &Steering, steered: &mut Steered, parts: &Parts) -> Looked {
+    let mut looked = Looked::default();
+    if steering.rules.is_empty() && steering.object.is_none() {
+        return looked;
     }
     let shard = &request.client.shard;
     let facts = facts(request, parts);
     steered.ray = Some(facts.ray);
-    let mut edits: Vec<(HeaderName, Outcome)> = Vec::new();
-    steering.rules.run(&facts, &mut shard.scratch(), &mut |_, name, outcome| {
-        edits.push((name.clone(), outcome));
+    let mut scratch = shard.scratch();
+    steering.rules.run(&facts, &mut scratch, &mut |_, name, outcome| {
+        looked.edits.push((name.clone(), outcome));
     });
+    let name = steering.object.as_ref().and_then(|object| object.value(&facts, &mut scratch));
+    looked.object = name.filter(|name| !name.is_empty()).map(Into::into);
+    looked
+}
+
+/// Edits a head as rules say. Says which headers that choose a version they have set.
+fn edit(worker: &WorkerState, edits: Vec<(HeaderName, Outcome)>, headers: &mut HeaderMap) -> Ruled {
+    let mut ruled = Ruled::default();
     for (name, outcome) in edits {
         if outcome == Outcome::Dropped {
             worker.series.rule_value_dropped();
         }
-        outcome.apply(name, &mut parts.headers, &mut ruled);
+        outcome.apply(name, headers, &mut ruled);
     }
     ruled
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use super::body::ResponseBody;
 use super::failure::Kind;
 use super::goodbye::Side;
 use super::head;
+use super::objects;
 use super::record::Meter;
 use super::respond;
 use super::upload::RequestBody;
@@ -221,10 +223,21 @@ async fn carry(
     };
     let moved = Rc::new(Moved { last: Cell::new(Instant::now()), sent: Cell::new(0) });
     let client = Watched { inner: TokioIo::new(client), moved: Rc::clone(&moved) };
-    let relayed = relay(client, TokioIo::new(upstream), is_websocket, async {
-        match tenure {
-            Some(tenure) => tenure.over().await,
-            None => std::future::pending().await,
+    let object = meter.held.as_ref().map(|held| Arc::clone(held.tenancy()));
+    let kind = Carried { is_websocket, is_held: object.is_some() };
+    let relayed = relay(client, TokioIo::new(upstream), kind, async {
+        let retired = async {
+            match tenure {
+                Some(tenure) => tenure.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        match object {
+            Some(object) => tokio::select! {
+                () = retired => {}
+                () = object.over() => {}
+            },
+            None => retired.await,
         }
     });
     let (of_worker, of_client) = (meter.idle_limit(), meter.limits().body_idle_timeout);
@@ -245,43 +258,54 @@ async fn carry(
     drop(lease);
 }
 
+/// What is carried.
+#[derive(Clone, Copy)]
+struct Carried {
+    /// It ends with a goodbye.
+    is_websocket: bool,
+    /// It is for an object, which no other version may have before the upstream has seen the end.
+    is_held: bool,
+}
+
 /// Carries bytes both ways until both sides have ended, or one fails. When the version's time is `over`, a WebSocket is
 /// closed, and any other tunnel cut.
-async fn relay<C, U>(
-    client: C,
-    upstream: U,
-    is_websocket: bool,
-    over: impl Future<Output = ()>,
-) -> io::Result<()>
+async fn relay<C, U>(client: C, upstream: U, carried: Carried, over: impl Future<Output = ()>) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
+    let Carried { is_websocket, is_held } = carried;
     let goodbye = Rc::new(Cell::new(false));
     let (mut client, mut upstream) =
         (Side::new(client, &goodbye, true), Side::new(upstream, &goodbye, false));
-    {
+    let ended = {
         let mut copied = pin!(tokio::io::copy_bidirectional(&mut client, &mut upstream));
         tokio::select! {
-            copied = &mut copied => return copied.map(drop),
-            () = over => {}
+            copied = &mut copied => Some(copied.map(drop)),
+            () = over => {
+                if is_websocket {
+                    goodbye.set(true);
+                    let _ = tokio::time::timeout(GOODBYE, copied).await;
+                }
+                None
+            }
         }
-        if is_websocket {
-            goodbye.set(true);
-            let _ = tokio::time::timeout(GOODBYE, copied).await;
-        }
-    }
-    if is_websocket {
+    };
+    let (mut client, mut upstream) = (client.into_inner(), upstream.into_inner());
+    if is_websocket && ended.is_none() {
         // Each side still says goodbye, too. A socket that is closed with something unread in it takes back what was
         // written last: the close frame.
-        let (mut client, mut upstream) = (client.into_inner(), upstream.into_inner());
         let (mut here, mut there) = (tokio::io::sink(), tokio::io::sink());
         let read = async {
             tokio::join!(tokio::io::copy(&mut client, &mut here), tokio::io::copy(&mut upstream, &mut there))
         };
         let _ = tokio::time::timeout(GOODBYE, read).await;
+    } else if is_held {
+        drop(client);
+        Box::pin(objects::see_off(&mut upstream)).await;
     }
-    Err(io::Error::other("the version has left the deployment, and its time is over"))
+    let over = || Err(io::Error::other("the time of the version is over, or that of the object on it"));
+    ended.unwrap_or_else(over)
 }
 
 async fn stands_still(moved: &Moved, limit: Duration) {

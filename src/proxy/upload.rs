@@ -88,6 +88,11 @@ impl Progress {
         }
     }
 
+    /// Whether all of it has passed.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
     /// Notes whose turn it is: the client's to send, or the upstream's to take.
     fn turn(&self, waiting: bool) {
         if self.waiting.replace(waiting) == waiting {

@@ -27,6 +27,7 @@ use super::caps::{self, Slot};
 use super::census::{Census, Descriptor};
 use super::executor::LocalExecutor;
 use super::failure::{Failure, Kind};
+use super::objects::{self, Permit};
 use super::pool::{Codec, IdleState, Pool, Sent, Single, drive, until_the_end};
 use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
@@ -472,12 +473,18 @@ enum Connection {
 struct OneStream {
     sender: http2::SendRequest<RequestBody>,
     connection: Rc<Multiplexed>,
+    /// As [`Single`] has it.
+    permit: Option<Rc<Permit>>,
 }
 
 impl Connection {
     fn shared(connection: &Rc<Multiplexed>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self::Shared(OneStream { sender: connection.sender.clone(), connection: Rc::clone(connection) })
+        Self::Shared(OneStream {
+            sender: connection.sender.clone(),
+            connection: Rc::clone(connection),
+            permit: None,
+        })
     }
 }
 
@@ -487,6 +494,9 @@ impl Drop for OneStream {
         self.connection.streams.set(left);
         if left == 0 {
             self.connection.standing.caps.has_idle();
+        }
+        if let Some(permit) = self.permit.take() {
+            objects::end_stream(permit);
         }
     }
 }
@@ -560,6 +570,23 @@ impl Lease {
     /// The connection was a kept one, and the upstream has closed it under a request.
     pub(super) fn was_stale(&self) {
         self.place.0.pool.be_wary();
+    }
+
+    /// The request that is to be sent is for an object.
+    pub(super) fn hold(&mut self, permit: &Rc<Permit>) {
+        *self.permit() = Some(Rc::clone(permit));
+    }
+
+    /// The upstream has nothing more to do for the request: its object need not wait for the connection's end.
+    pub(super) fn let_go(&mut self) {
+        self.permit().take();
+    }
+
+    fn permit(&mut self) -> &mut Option<Rc<Permit>> {
+        match &mut self.connection {
+            Connection::Single(single) => &mut single.permit,
+            Connection::Shared(stream) => &mut stream.permit,
+        }
     }
 
     /// Keeps the connection for another request.

@@ -59,6 +59,7 @@ pub(crate) fn worker(name: &str, routes: &[&str], versions: &[(&str, u32)]) -> W
         timeouts: Timeouts::default(),
         rules: Rules::default(),
         affinity: None,
+        objects: None,
         versions: versions.iter().map(|(id, _)| version(id)).collect(),
     }
 }

@@ -17,6 +17,7 @@ mod http2;
 mod http2_upstream;
 mod kit;
 mod limits;
+mod objects;
 mod pools;
 mod proxy_protocol;
 mod records;

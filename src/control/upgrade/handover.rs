@@ -21,7 +21,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::UnixStream as AsyncStream;
 
 use crate::config::Address;
-use crate::proxy::{Handed, KnownNames};
+use crate::control::upgrade::objects::Elder;
+use crate::proxy::{Claim, Handed, KnownNames};
 
 /// Tells a process that its standard input is such a socket. Set for it by the process that it replaces, and by nobody
 /// else.
@@ -69,6 +70,9 @@ struct Letter {
     names: Value,
     #[serde(default)]
     acknowledges: bool,
+    /// Whether it understands [`Word::Objects`].
+    #[serde(default)]
+    objects: bool,
 }
 
 /// Sockets of one address, whose descriptors follow in the letter's order.
@@ -86,13 +90,15 @@ enum Place {
     Unix(OsString),
 }
 
-/// What the new process says, once.
+/// What the new process says: how its start went, once; and before and after that, which objects it claims.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Word {
     /// Every shard accepts: the old process may stop.
     Serving,
     /// Why it could not start.
     Failed(String),
+    /// Which version each object belongs to in its next generation. The old process answers with those that are live.
+    Objects(Vec<Claim>),
 }
 
 /// The process that this one replaces.
@@ -101,6 +107,8 @@ pub(crate) struct Predecessor {
     stream: UnixStream,
     /// Whether it says when it has left; one of an earlier release does not.
     acknowledges: bool,
+    /// Whether it can be told which objects this process claims.
+    objects: bool,
 }
 
 impl Item {
@@ -134,6 +142,7 @@ pub(crate) fn send(stream: &UnixStream, inheritance: &Inheritance) -> io::Result
         listeners: inheritance.listeners.iter().map(Item::of).collect(),
         names: serde_json::to_value(what_fits(&inheritance.names))?,
         acknowledges: true,
+        objects: true,
     };
     let text = serde_json::to_vec(&letter)?;
     let length = u32::try_from(text.len()).map_err(io::Error::other)?;
@@ -230,7 +239,7 @@ fn read(mut stream: UnixStream) -> io::Result<(Predecessor, Inheritance)> {
             .collect::<Result<_, _>>()?,
         names: names(letter.names),
     };
-    Ok((Predecessor { stream, acknowledges: letter.acknowledges }, inheritance))
+    Ok((Predecessor { stream, acknowledges: letter.acknowledges, objects: letter.objects }, inheritance))
 }
 
 fn receive_descriptors(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
@@ -262,15 +271,22 @@ impl Predecessor {
         let _ = (&self.stream).write_all(&text);
     }
 
+    /// Who can be told which objects this process claims.
+    pub(crate) fn elder(&self) -> Elder {
+        let stream = self.objects.then(|| self.stream.try_clone().ok()).flatten();
+        stream.map(Elder::at).unwrap_or_default()
+    }
+
     /// Waits until it has left, or gives the upgrade up, or ends (`false`). A process that does not say so has left when
-    /// it has been told. Not safe to cancel.
-    pub(crate) async fn has_left(self) -> bool {
+    /// it has been told. One that goes on with what it says of objects leaves a stream of that. Not safe to cancel.
+    pub(crate) async fn has_left(self) -> (bool, Option<AsyncStream>) {
         if !self.acknowledges {
-            return true;
+            return (true, None);
         }
         let stream = self.stream.set_nonblocking(true).and_then(|()| AsyncStream::from_std(self.stream));
-        let Ok(mut stream) = stream else { return false };
-        matches!(stream.read_u8().await, Ok(ACKNOWLEDGEMENT))
+        let Ok(mut stream) = stream else { return (false, None) };
+        let has_left = matches!(stream.read_u8().await, Ok(ACKNOWLEDGEMENT));
+        (has_left, Some(stream).filter(|_| has_left && self.objects))
     }
 }
 
@@ -381,7 +397,7 @@ mod tests {
     fn pair() -> (AsyncStream, Predecessor) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (AsyncStream::from_std(ours).unwrap(), Predecessor { stream: theirs, acknowledges: true })
+        (AsyncStream::from_std(ours).unwrap(), Predecessor { stream: theirs, acknowledges: true, objects: false })
     }
 
     #[tokio::test]
@@ -400,11 +416,11 @@ mod tests {
     async fn the_old_process_has_left_when_it_says_so_or_would_never_say() {
         let (ours, theirs) = pair();
         acknowledge(&ours);
-        assert!(theirs.has_left().await);
+        assert!(theirs.has_left().await.0);
         let (ours, theirs) = pair();
         drop(ours);
-        assert!(!theirs.has_left().await);
+        assert!(!theirs.has_left().await.0);
         let (_ours, theirs) = pair();
-        assert!(Predecessor { acknowledges: false, ..theirs }.has_left().await);
+        assert!(Predecessor { acknowledges: false, ..theirs }.has_left().await.0);
     }
 }

@@ -11,6 +11,7 @@ pub(crate) struct File {
     address: Option<String>,
     listener: String,
     worker: String,
+    tables: String,
     versions: Vec<Version>,
     end: String,
 }
@@ -65,6 +66,12 @@ impl File {
         self
     }
 
+    /// Tables of the worker.
+    pub(crate) fn worker_table(mut self, lines: &str) -> Self {
+        writeln!(self.tables, "{lines}").unwrap();
+        self
+    }
+
     /// Tables before the listener.
     pub(crate) fn top(mut self, lines: &str) -> Self {
         writeln!(self.top, "{lines}").unwrap();
@@ -82,6 +89,7 @@ impl File {
         let address = self.address.as_deref().unwrap_or("127.0.0.1:0");
         writeln!(text, "[[listener]]\naddress = \"{address}\"\n{}", self.listener).unwrap();
         writeln!(text, "[[worker]]\nname = \"shop\"\n{}", self.worker).unwrap();
+        writeln!(text, "{}", self.tables).unwrap();
         for Version { id, upstreams, more, .. } in &self.versions {
             let tag = if more.is_empty() { format!("tag = \"tag-{id}\"\n") } else { more.clone() };
             let head = "[[worker.version]]";

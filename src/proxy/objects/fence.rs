@@ -1,0 +1,170 @@
+//! Objects between two processes: one that serves, and one that takes its place.
+//!
+//! Before the new process accepts, it says which version each object will belong to. From then on the old one begins no
+//! request for an object that moves, says which of them are live, and says when each has ended. What does not move, both may
+//! serve: at the same version.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+
+use super::domain::Domain;
+use super::{Permit, Plan, Table, end_at};
+use crate::config::Handover;
+use crate::model::name::WorkerName;
+use crate::model::ring::Ring;
+use crate::model::share::Share;
+
+/// Which version each object of a worker belongs to, as one process tells it another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    worker: String,
+    /// In base64.
+    salt: String,
+    versions: Vec<String>,
+    /// In thousandths of a per cent, by version.
+    shares: Vec<u32>,
+    /// Version and thousandths of a per cent, in the ring's order.
+    arcs: Vec<(usize, u32)>,
+    reset: bool,
+    timeout_ms: u64,
+}
+
+/// A live object that moves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveObject {
+    worker: String,
+    version: String,
+    /// In base64.
+    name: String,
+}
+
+/// The longest name of an object that another process is told of: no request has a longer head.
+const LONGEST_NAME: usize = 1 << 19;
+
+impl Plan {
+    pub(in crate::proxy) fn claim(&self) -> Claim {
+        let arc = |arc: &crate::model::ring::Arc| (arc.member.index(), arc.to - arc.from);
+        Claim {
+            worker: self.worker.as_str().to_owned(),
+            salt: STANDARD_NO_PAD.encode(self.ring.salt()),
+            versions: self.versions.iter().map(|version| version.as_ref().to_owned()).collect(),
+            shares: self.ring.shares().iter().map(|share| share.thousandths()).collect(),
+            arcs: self.ring.arcs().iter().map(arc).collect(),
+            reset: self.handover == Handover::Reset,
+            timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// `None` where it makes no sense.
+    fn claimed(claim: &Claim) -> Option<Self> {
+        let shares: Option<Vec<_>> = claim.shares.iter().map(|&share| Share::from_thousandths(share)).collect();
+        let arc = |&(version, share): &(usize, u32)| Some((version, Share::from_thousandths(share)?));
+        let arcs: Option<Vec<_>> = claim.arcs.iter().map(arc).collect();
+        let salt = STANDARD_NO_PAD.decode(&claim.salt).ok()?;
+        let ring = Ring::with_arcs(&salt, &shares?, &arcs?).ok()?;
+        if ring.shares().len() != claim.versions.len() {
+            return None;
+        }
+        Some(Self {
+            worker: WorkerName::new(&claim.worker).ok()?,
+            versions: claim.versions.iter().map(|version| version.as_str().into()).collect(),
+            ring,
+            handover: if claim.reset { Handover::Reset } else { Handover::Drain },
+            timeout: Duration::from_millis(claim.timeout_ms).min(LONGEST_TIMEOUT),
+            nobody: "".into(),
+        })
+    }
+}
+
+/// As in the file.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// The old process's side.
+#[derive(Debug)]
+pub struct Fence {
+    table: Arc<Table>,
+    timers: JoinSet<()>,
+}
+
+/// A live object that moves to the new process.
+#[derive(Debug)]
+pub struct Leaving {
+    object: LiveObject,
+    domain: Arc<Domain>,
+    name: Arc<[u8]>,
+}
+
+impl Leaving {
+    /// What the new process is told.
+    pub fn object(&self) -> &LiveObject {
+        &self.object
+    }
+
+    /// Resolves when it has ended.
+    pub async fn ended(self) {
+        while let Some(ends) = self.domain.wait_for(&self.name) {
+            ends.await;
+        }
+    }
+}
+
+impl Fence {
+    pub(in crate::proxy) fn new(table: &Arc<Table>) -> Self {
+        Self { table: Arc::clone(table), timers: JoinSet::new() }
+    }
+
+    /// From now on objects belong to what the new process claims. Returns what is live and moves.
+    pub fn raise(&mut self, claims: &[Claim]) -> Vec<Leaving> {
+        let now = Instant::now();
+        let mut all = Vec::new();
+        for plan in claims.iter().filter_map(Plan::claimed).map(Arc::new) {
+            let Some(domain) = self.table.domains().get(&plan.worker).cloned() else { continue };
+            let overdue = domain.install(Some(&plan), now);
+            let moved = domain.moved();
+            end_at(&self.table.common, &domain, overdue, plan.due(now), &mut self.timers);
+            all.extend(moved.into_iter().filter(|moved| moved.name.len() <= LONGEST_NAME).map(|moved| {
+                let (worker, version) = (plan.worker.as_str().to_owned(), moved.version.as_ref().to_owned());
+                let object = LiveObject { worker, version, name: STANDARD_NO_PAD.encode(&moved.name) };
+                Leaving { object, domain: Arc::clone(&domain), name: moved.name }
+            }));
+        }
+        all
+    }
+
+    /// The new process does not come: objects belong to what serves here.
+    pub fn lift(&mut self) {
+        self.table.lift(&mut self.timers);
+    }
+
+    /// The new process serves: whoever waits here for an object that has moved is told to ask there.
+    pub fn replaced(&self) {
+        self.table.replaced();
+    }
+}
+
+/// The new process's side. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Arrivals(Arc<Table>);
+
+/// An object that is live in another process, for as long as this lives.
+#[derive(Debug)]
+pub struct Elsewhere(#[expect(dead_code, reason = "it is there to be dropped")] Permit);
+
+impl Arrivals {
+    pub(in crate::proxy) fn new(table: &Arc<Table>) -> Self {
+        Self(Arc::clone(table))
+    }
+
+    /// Notes that an object is live in another process. `None` where no worker here has such objects.
+    pub fn enter(&self, object: &LiveObject) -> Option<Elsewhere> {
+        let worker = WorkerName::new(&object.worker).ok()?;
+        let name = STANDARD_NO_PAD.decode(&object.name).ok()?;
+        let domain = self.0.domains().get(&worker).cloned()?;
+        domain.enter(&name, &object.version).map(Elsewhere)
+    }
+}

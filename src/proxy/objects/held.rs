@@ -1,0 +1,243 @@
+//! What one shard does for objects: requests that wait for theirs, and the end of those whose object is cut.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use slab::Slab;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::domain::Tenancy;
+use super::{Answer, Common, Objects, Permit, Place};
+use crate::proxy::body::ResponseBody;
+use crate::proxy::failure::{Kind, Source};
+use crate::proxy::handler::{Exchange, Halt};
+use crate::proxy::record::Meter;
+use crate::proxy::respond::refuse;
+use crate::proxy::shard::Shard;
+use crate::proxy::tap::Tap;
+use crate::proxy::watch::{Patience, Watch};
+
+/// How much longer than the worker's `timeout` a request may wait for its object: what is cut needs a moment to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A request's permit, for as long as the request lasts.
+pub(in crate::proxy) struct Held {
+    permit: Rc<Permit>,
+    shard: Rc<Shard>,
+    /// Its place among the shard's holders, from its response's head on.
+    place: Cell<Option<usize>>,
+}
+
+/// The requests of a shard that hold objects and whose responses have begun.
+#[derive(Default)]
+pub(in crate::proxy) struct Holders {
+    streams: RefCell<Slab<Holder>>,
+    /// Calls requests that wait for their shard's next commit.
+    pub(in crate::proxy) committed: Notify,
+}
+
+struct Holder {
+    tenancy: Arc<Tenancy>,
+    watch: Rc<Watch>,
+    /// What drives it over HTTP/2.
+    task: Option<AbortHandle>,
+}
+
+impl Held {
+    pub(in crate::proxy) fn new(permit: Permit, shard: &Rc<Shard>) -> Box<Self> {
+        Box::new(Self { permit: Rc::new(permit), shard: Rc::clone(shard), place: Cell::new(None) })
+    }
+
+    pub(in crate::proxy) fn permit(&self) -> &Rc<Permit> {
+        &self.permit
+    }
+
+    pub(in crate::proxy) fn tenancy(&self) -> &Arc<Tenancy> {
+        self.permit.tenancy()
+    }
+
+    /// The response's head is there: from now on the connection or stream is ended when the object is cut.
+    pub(in crate::proxy) fn answers(&self, watch: &Rc<Watch>, task: Option<AbortHandle>) {
+        let holder = Holder { tenancy: Arc::clone(self.tenancy()), watch: Rc::clone(watch), task };
+        self.place.set(Some(self.shard.holders().streams.borrow_mut().insert(holder)));
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.get() {
+            let left = self.shard.holders().streams.borrow_mut().try_remove(place);
+            drop(left);
+        }
+    }
+}
+
+impl Holders {
+    /// Ends the responses of objects that are cut, without a word that would make them look whole.
+    fn end_cut(&self) {
+        for (_, holder) in &*self.streams.borrow() {
+            if !holder.tenancy.is_over() {
+                continue;
+            }
+            match &holder.task {
+                Some(task) => task.abort(),
+                None => holder.watch.ends(Patience::Lost),
+            }
+        }
+    }
+}
+
+/// Ends what is cut, whenever something is. For as long as the shard lives.
+pub(in crate::proxy) async fn end_cut(shard: Weak<Shard>, common: Arc<Common>) {
+    loop {
+        let cuts = common.cuts();
+        match shard.upgrade() {
+            Some(shard) => shard.holders().end_cut(),
+            None => return,
+        }
+        cuts.await;
+    }
+}
+
+/// Why a request cannot go on yet.
+pub(in crate::proxy) struct Wait {
+    place: Place,
+    /// Whether its shard is behind the table.
+    is_stale: bool,
+    /// How long it may take.
+    patience: Duration,
+    objects: Objects,
+}
+
+/// A permit for an object, or the reason why there is none yet.
+pub(in crate::proxy) fn acquire(objects: &Objects, name: &[u8]) -> Result<Permit, Obstacle> {
+    let patience = objects.plan.timeout + GRACE;
+    let wait = |place, is_stale| {
+        let objects = objects.clone();
+        Err(Obstacle::Wait(Box::new(Wait { place, is_stale, patience, objects })))
+    };
+    match objects.domain.acquire(&objects.plan, name) {
+        Answer::Granted(permit) => Ok(permit),
+        Answer::Busy(place) => wait(place, false),
+        Answer::Stale(place) => wait(place, true),
+        Answer::Full => {
+            objects.domain.refused();
+            Err(Obstacle::Refused(Kind::ObjectMoving))
+        }
+        Answer::Elsewhere => {
+            objects.domain.refused();
+            Err(Obstacle::Refused(Kind::ObjectElsewhere))
+        }
+    }
+}
+
+/// What is between a request and its object.
+pub(in crate::proxy) enum Obstacle {
+    Wait(Box<Wait>),
+    Refused(Kind),
+}
+
+/// A request that waits for its object, with all that is needed to begin with it anew.
+pub(in crate::proxy) struct Waiting<B> {
+    pub(in crate::proxy) request: Request<B>,
+    pub(in crate::proxy) meter: Box<Meter>,
+    pub(in crate::proxy) wait: Box<Wait>,
+}
+
+impl<B> Waiting<B>
+where
+    B: Body<Data = Bytes> + 'static,
+    B::Error: Into<Source>,
+{
+    /// Waits until the object is free, decides anew by what is deployed then, and goes on; or answers that it took too long.
+    pub(in crate::proxy) async fn end(self) -> Result<Response<ResponseBody>, Infallible> {
+        let Self { mut request, mut meter, mut wait } = self;
+        loop {
+            let due = meter.started + wait.patience;
+            let is_called = tokio::time::timeout_at(due.into(), wait.called(&meter)).await.is_ok();
+            if !is_called {
+                wait.objects.domain.refused();
+                return Ok(refuse(&Kind::ObjectMoving.into(), meter));
+            }
+            drop(wait);
+            meter.snapshot = meter.client.shard.snapshot();
+            let client = Rc::clone(&meter.client);
+            match Exchange::begin(&client, meter, request, true) {
+                Ok(exchange) => return exchange.run().await,
+                Err(Halt::Answered(response)) => return Ok(*response),
+                Err(Halt::Waits(waiting)) => Self { request, meter, wait } = *waiting,
+            }
+        }
+    }
+}
+
+impl Wait {
+    /// Resolves when it is worth while to decide anew.
+    async fn called(&mut self, meter: &Meter) {
+        if !self.is_stale {
+            return self.place.called().await;
+        }
+        let shard = &meter.client.shard;
+        // No other code runs on this thread between the look and the wait.
+        if !Rc::ptr_eq(&shard.snapshot(), &meter.snapshot) {
+            return;
+        }
+        tokio::select! {
+            () = shard.holders().committed.notified() => {}
+            () = self.place.called() => {}
+        }
+    }
+}
+
+/// How long an upstream may take to see that a connection ends, and to end its own side of it.
+const SEEN: Duration = Duration::from_secs(1);
+/// How long a reset stream takes to be known to an HTTP/2 upstream, which does not acknowledge it.
+const RESET: Duration = Duration::from_millis(100);
+/// How often it is looked whether a connection that its task owns has ended.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Ends a connection with a request under way; its object is free when the upstream has seen the end, or had the time to.
+pub(in crate::proxy) fn end_connection(permit: Rc<Permit>, tap: Option<Rc<Tap>>, task: AbortHandle) {
+    task.abort();
+    tokio::task::spawn_local(async move {
+        let due = tokio::time::Instant::now() + SEEN;
+        let _ = tokio::time::timeout_at(due, async {
+            while !task.is_finished() {
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await;
+        // The codec is gone with its task: nobody else reads or writes any more.
+        if let Some(mut stream) = tap.and_then(|tap| tap.take_stream()) {
+            see_off(&mut stream).await;
+            drop(stream);
+        }
+        drop(permit);
+    });
+}
+
+/// Ends a connection to an upstream, and waits until that has ended its side of it, or has had the time to.
+pub(in crate::proxy) async fn see_off<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
+    let end = async {
+        if stream.shutdown().await.is_ok() {
+            let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
+        }
+    };
+    let _ = tokio::time::timeout(SEEN, end).await;
+}
+
+/// A stream has ended, perhaps before its time.
+pub(in crate::proxy) fn end_stream(permit: Rc<Permit>) {
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(RESET).await;
+        drop(permit);
+    });
+}

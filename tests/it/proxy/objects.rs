@@ -1,0 +1,557 @@
+//! Objects: at no moment do two versions serve one of them, and within a deployment none moves.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use gradual::metrics::Gauges;
+use http::{Request, Response};
+use http_body::Frame;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::support::{
+    Backend, Body, Connection, File, Proxy, backend, collect, empty, eventually, file, frames, http2, proxy,
+    raw_backend, soon,
+};
+
+use super::read_head;
+
+/// Objects by a header, handed over as said.
+fn objects(more: &str) -> String {
+    format!("[worker.objects]\nkey = 'http.request.headers[\"x-room\"][0]'\n{more}")
+}
+
+/// Two versions, of which the second has so much.
+fn split(versions: [&Backend; 2], second: u32, more: &str) -> File {
+    let file = file().worker("expose_version = true").worker_table(&objects(more));
+    file.version("v1", versions[0], 100 - second).version("v2", versions[1], second)
+}
+
+/// The position of an object on the ring of the worker `shop`, from 0 to 99,999.
+fn position(name: &str) -> u32 {
+    let hash = xxh3_64_with_seed(name.as_bytes(), xxh3_64(b"shop"));
+    u32::try_from((u128::from(hash) * 100_000) >> 64).unwrap()
+}
+
+/// A name whose position is among these.
+fn named(prefix: &str, positions: std::ops::Range<u32>) -> String {
+    let mut names = (0..).map(|number| format!("{prefix}{number}"));
+    names.find(|name| positions.contains(&position(name))).unwrap()
+}
+
+fn get(room: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: shop.example\r\nX-Room: {room}\r\n\r\n")
+}
+
+fn get2(room: &str) -> Request<Body> {
+    Request::get("http://shop.example/").header("x-room", room).body(empty()).unwrap()
+}
+
+/// Which version answered.
+async fn served_by(proxy: &Proxy, room: &str) -> String {
+    let answer = soon("an answer", proxy.send(get(room))).await;
+    assert_eq!(answer.status, 200, "{:?}", String::from_utf8_lossy(&answer.body));
+    String::from_utf8(answer.body.to_vec()).unwrap()
+}
+
+/// A metric's value; 0 where it is not there.
+fn metric(proxy: &Proxy, name: &str) -> u64 {
+    let text = proxy.registry.render(&Gauges::default());
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
+}
+
+fn live(proxy: &Proxy) -> u64 {
+    metric(proxy, r#"gradual_objects_live{worker="shop"}"#)
+}
+
+fn waiting(proxy: &Proxy) -> u64 {
+    metric(proxy, r#"gradual_objects_waiting{worker="shop"}"#)
+}
+
+async fn nothing_is_left(proxy: &Proxy) {
+    eventually("the table is empty", || live(proxy) == 0 && waiting(proxy) == 0).await;
+}
+
+/// When each object's requests began and ended, as its backends saw it.
+#[derive(Default)]
+struct Chronicle {
+    /// By object: which version has it now, and how many requests it has.
+    now: Mutex<HashMap<String, (&'static str, usize)>>,
+    violations: Mutex<Vec<String>>,
+    served: AtomicU64,
+}
+
+impl Chronicle {
+    fn begins(self: &Arc<Self>, room: &str, version: &'static str) -> Stay {
+        let mut now = self.now.lock().unwrap();
+        let (has, count) = now.entry(room.to_owned()).or_insert((version, 0));
+        if *count > 0 && *has != version {
+            let what = format!("{room}: {version} began while {has} had {count}");
+            self.violations.lock().unwrap().push(what);
+        }
+        *has = version;
+        *count += 1;
+        self.served.fetch_add(1, Ordering::Relaxed);
+        Stay { chronicle: Arc::clone(self), room: room.to_owned() }
+    }
+}
+
+/// A request at its backend.
+struct Stay {
+    chronicle: Arc<Chronicle>,
+    room: String,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        if let Some((_, count)) = self.chronicle.now.lock().unwrap().get_mut(&self.room) {
+            *count -= 1;
+        }
+    }
+}
+
+/// The value of a header of a raw head.
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+    lines.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+/// A server that writes down who was served when: plain requests with an answer in two pieces, and WebSockets that send back
+/// what they receive. It closes a connection when it has written down the end.
+async fn witness(version: &'static str, chronicle: &Arc<Chronicle>) -> Backend {
+    let chronicle = Arc::clone(chronicle);
+    raw_backend(move |mut socket| {
+        let chronicle = Arc::clone(&chronicle);
+        async move {
+            while let Some(()) = serve(version, &chronicle, &mut socket).await {}
+        }
+    })
+    .await
+}
+
+async fn serve(version: &'static str, chronicle: &Arc<Chronicle>, socket: &mut TcpStream) -> Option<()> {
+    let head = read_head(socket).await;
+    let room = header(&head, "x-room")?.to_owned();
+    let stay = chronicle.begins(&room, version);
+    if header(&head, "upgrade").is_some() {
+        socket.write_all(ACCEPTS).await.ok()?;
+        let mut socket = WebSocketStream::from_raw_socket(socket, Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            if message.is_text() {
+                let _ = socket.send(message).await;
+            }
+        }
+        return None;
+    }
+    let pause = Duration::from_millis(u64::from(position(&room) % 4));
+    let begins = format!("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n{}", &version[..1]);
+    let rest = format!("{}..", &version[1..]);
+    tokio::time::sleep(pause).await;
+    socket.write_all(begins.as_bytes()).await.ok()?;
+    tokio::time::sleep(pause).await;
+    // Before anybody else can know of it.
+    drop(stay);
+    socket.write_all(rest.as_bytes()).await.ok()
+}
+
+const ACCEPTS: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+fn asks_for_websocket(room: &str) -> String {
+    format!(
+        "GET / HTTP/1.1\r\nHost: shop.example\r\nX-Room: {room}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// A WebSocket for an object, through the proxy.
+async fn websocket(proxy: &Proxy, room: &str) -> WebSocketStream<TcpStream> {
+    let mut socket = TcpStream::connect(proxy.authority()).await.unwrap();
+    socket.write_all(asks_for_websocket(room).as_bytes()).await.unwrap();
+    let head = soon("the head", read_head(&mut socket)).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    WebSocketStream::from_raw_socket(socket, Role::Client, None).await
+}
+
+/// A server that answers with its version's name.
+async fn plain(version: &'static str) -> Backend {
+    backend(version).start().await
+}
+
+/// A server that holds requests until it is told to answer, and says how many it has.
+async fn holding(version: &'static str) -> (Backend, Arc<tokio::sync::Notify>, Arc<AtomicU64>) {
+    let (go, count) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicU64::new(0)));
+    let (of_backend, counted) = (Arc::clone(&go), Arc::clone(&count));
+    let held = backend(version).answering(move |_| {
+        let go = Arc::clone(&of_backend);
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            go.notified().await;
+            Response::new(crate::support::body(version))
+        }
+    });
+    (held.start().await, go, count)
+}
+
+#[tokio::test]
+async fn an_object_has_one_version_whatever_key_or_override_its_request_has() {
+    let (one, two) = (plain("v1").await, plain("v2").await);
+    let proxy = proxy(&split([&one, &two], 50, "")).await;
+    for (room, version) in [(named("a", 0..50_000), "v1"), (named("a", 50_000..100_000), "v2")] {
+        for other in ["v1", "v2"] {
+            let lines = format!(
+                "X-Room: {room}\r\nCloudflare-Workers-Version-Overrides: shop=\"{other}\"\r\n\
+                 Cloudflare-Workers-Version-Key: {other}"
+            );
+            let answer = proxy.get_with("/", &[&lines]).await;
+            let says = answer.header("gradual-version").unwrap();
+            assert!(says.starts_with(&format!("\"{version}\"")), "{says}");
+            assert!(says.contains("reason=object;override=object"), "{says}");
+        }
+    }
+    // Without an object, an override and a key count.
+    let overrides = "Cloudflare-Workers-Version-Overrides: shop=\"v2\"";
+    let says = proxy.get_with("/", &[overrides]).await.header("gradual-version").unwrap();
+    assert!(says.contains("reason=override") && says.starts_with("\"v2\""), "{says}");
+    let says = proxy.get_with("/", &["X-Room:", overrides]).await.header("gradual-version").unwrap();
+    assert!(says.contains("reason=override"), "an empty name is none: {says}");
+    nothing_is_left(&proxy).await;
+}
+
+/// Cloudflare's documentation shows three objects, of which a first deployment of 20 % reaches one, 50 % another, and 100 %
+/// the last.
+#[tokio::test]
+async fn three_steps_of_a_rollout_move_each_object_once_and_never_back() {
+    let (one, two) = (plain("v1").await, plain("v2").await);
+    // In the order of the file the growing version has the last positions.
+    let rooms = [named("foo", 80_000..100_000), named("bar", 50_000..80_000), named("baz", 0..50_000)];
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    for (share, expected) in [
+        (0, ["v1", "v1", "v1"]),
+        (20, ["v2", "v1", "v1"]),
+        (50, ["v2", "v2", "v1"]),
+        (100, ["v2", "v2", "v2"]),
+    ] {
+        proxy.reload(&split([&one, &two], share, "")).await.unwrap();
+        for _ in 0..3 {
+            for (room, version) in rooms.iter().zip(expected) {
+                assert_eq!(served_by(&proxy, room).await, version, "{room} at {share} %");
+            }
+        }
+    }
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_request_for_a_moved_object_waits_until_the_other_version_has_ended() {
+    let (one, go, count) = holding("v1").await;
+    let two = plain("v2").await;
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    let mut first = proxy.connect().await;
+    first.send(get("lobby")).await;
+    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
+    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    let mut second = proxy.connect().await;
+    second.send(get("lobby")).await;
+    let mut third = http2(proxy.pipe().await).await;
+    let third = tokio::spawn(third.send_request(get2("lobby")));
+    eventually("both wait", || waiting(&proxy) == 2).await;
+    assert_eq!(served_by(&proxy, "another").await, "v2", "only its own requests wait");
+    assert_eq!(two.received().len(), 1);
+    go.notify_one();
+    assert_eq!(first.answer().await.body, b"v1");
+    assert_eq!(second.answer().await.body, b"v2");
+    assert_eq!(collect(soon("an answer", third).await.unwrap().unwrap()).await.body, b"v2");
+    nothing_is_left(&proxy).await;
+    assert_eq!(metric(&proxy, r#"gradual_object_handovers_total{worker="shop",result="drained"}"#), 1);
+}
+
+#[tokio::test]
+async fn an_object_that_comes_back_does_not_wait_for_its_own_version() {
+    let (one, go, count) = holding("v1").await;
+    let two = plain("v2").await;
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    let mut first = proxy.connect().await;
+    first.send(get("lobby")).await;
+    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
+    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    let mut second = proxy.connect().await;
+    second.send(get("lobby")).await;
+    eventually("it waits", || waiting(&proxy) == 1).await;
+    proxy.reload(&split([&one, &two], 0, "")).await.unwrap();
+    eventually("it goes to the version that still has it", || count.load(Ordering::SeqCst) == 2).await;
+    go.notify_waiters();
+    go.notify_one();
+    for connection in [&mut first, &mut second] {
+        assert_eq!(connection.answer().await.body, b"v1");
+    }
+    assert!(two.received().is_empty());
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_is_not_served_and_leaves_nothing_behind() {
+    let (one, go, count) = holding("v1").await;
+    let two = plain("v2").await;
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    let mut first = proxy.connect().await;
+    first.send(get("lobby")).await;
+    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
+    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    let mut second = proxy.connect().await;
+    second.send(get("lobby")).await;
+    eventually("it waits", || waiting(&proxy) == 1).await;
+    drop(second);
+    eventually("it waits no more", || waiting(&proxy) == 0).await;
+    go.notify_one();
+    assert_eq!(first.answer().await.body, b"v1");
+    nothing_is_left(&proxy).await;
+    assert!(two.received().is_empty());
+}
+
+#[tokio::test]
+async fn requests_that_wait_are_bounded_and_the_others_are_answered_503_at_once() {
+    let (one, go, count) = holding("v1").await;
+    let two = plain("v2").await;
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    let mut first = proxy.connect().await;
+    first.send(get("lobby")).await;
+    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
+    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(http2(proxy.pipe().await).await);
+    }
+    let wait = |at: usize| tokio::spawn(clients[at % 4].clone().send_request(get2("lobby")));
+    let waits: Vec<_> = (0..256).map(wait).collect();
+    eventually("as many wait as may", || waiting(&proxy) == 256).await;
+    let refused = proxy.send(get("lobby")).await;
+    assert_eq!((refused.status, refused.header("gradual-error").as_deref()), (503, Some("object-moving")));
+    assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
+    go.notify_one();
+    assert_eq!(first.answer().await.body, b"v1");
+    for wait in waits {
+        assert_eq!(collect(soon("an answer", wait).await.unwrap().unwrap()).await.body, b"v2");
+    }
+    assert_eq!(metric(&proxy, r#"gradual_object_refusals_total{worker="shop"}"#), 1);
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_down_keeps_its_objects_and_they_are_answered_503() {
+    let two = plain("v2").await;
+    let (first, second) = (named("a", 0..50_000), named("a", 50_000..100_000));
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", closed.local_addr().unwrap());
+    drop(closed);
+    let mut file = file().worker("on_unavailable = \"remap\"").worker_table(&objects(""));
+    file = file.version_at("v1", &[&url], 50).version("v2", &two, 50);
+    let proxy = proxy(&file).await;
+    for _ in 0..12 {
+        let answer = proxy.send(get(&first)).await;
+        assert_eq!(answer.status, 503);
+    }
+    assert_eq!(served_by(&proxy, &second).await, "v2");
+    assert_eq!(two.received().len(), 1);
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
+async fn reset_cuts_requests_responses_and_tunnels_before_the_new_version_is_asked() {
+    let reset = "handover = \"reset\"";
+    let chronicle = Arc::<Chronicle>::default();
+    let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
+    let mut proxy = proxy(&split([&one, &two], 0, reset)).await;
+    let mut socket = websocket(&proxy, "lobby").await;
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("hello"));
+    proxy.reload(&split([&one, &two], 100, reset)).await.unwrap();
+    let closed = soon("the end", socket.next()).await;
+    assert!(matches!(closed, Some(Ok(Message::Close(_)))), "{closed:?}");
+    drop(socket);
+    assert_eq!(served_by(&proxy, "lobby").await, "v2..");
+    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    assert_eq!(metric(&proxy, r#"gradual_object_handovers_total{worker="shop",result="cut"}"#), 1);
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_head_is_answered_503_when_its_object_is_cut() {
+    let reset = "handover = \"reset\"";
+    let (one, _go, count) = holding("v1").await;
+    let two = plain("v2").await;
+    let mut proxy = proxy(&split([&one, &two], 0, reset)).await;
+    let mut first = proxy.connect().await;
+    first.send(get("lobby")).await;
+    let mut second = http2(proxy.pipe().await).await;
+    let second = tokio::spawn(second.send_request(get2("lobby")));
+    eventually("v1 has both", || count.load(Ordering::SeqCst) == 2).await;
+    proxy.reload(&split([&one, &two], 100, reset)).await.unwrap();
+    for answer in [first.answer().await, collect(soon("an answer", second).await.unwrap().unwrap()).await] {
+        assert_eq!((answer.status, answer.header("gradual-error").as_deref()), (503, Some("object-moving")));
+    }
+    assert_eq!(served_by(&proxy, "lobby").await, "v2");
+    nothing_is_left(&proxy).await;
+}
+
+/// A response without end, over either protocol, is cut so that it does not look whole.
+#[tokio::test]
+async fn a_response_that_outlives_its_time_is_cut_short_and_never_looks_whole() {
+    let timeout = "timeout = \"100ms\"";
+    let pieces = Arc::new(Mutex::new(Vec::new()));
+    let keeps = Arc::clone(&pieces);
+    let endless = backend("v1").answering(move |_| {
+        let (sender, body) = frames();
+        keeps.lock().unwrap().push(sender.clone());
+        async move {
+            sender.send(Ok(Frame::data(Bytes::from_static(b"one")))).await.unwrap();
+            Response::new(body)
+        }
+    });
+    let (one, two) = (endless.start().await, plain("v2").await);
+    let mut proxy = proxy(&split([&one, &two], 0, timeout)).await;
+    let mut first: Connection = proxy.connect().await;
+    first.send(get("lobby")).await;
+    assert_eq!(first.head().await.status, 200);
+    assert_eq!(first.bytes(8).await, b"3\r\none\r\n");
+    let mut second = http2(proxy.pipe().await).await;
+    let second = soon("an answer", second.send_request(get2("lobby"))).await.unwrap();
+    proxy.reload(&split([&one, &two], 100, timeout)).await.unwrap();
+    assert_eq!(served_by(&proxy, "lobby").await, "v2");
+    assert_eq!(first.rest().await, b"", "no last chunk");
+    assert!(!collect(second).await.whole);
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_drained_websocket_goes_on_until_it_is_closed_or_its_time_is_up() {
+    let chronicle = Arc::<Chronicle>::default();
+    let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    let mut socket = websocket(&proxy, "lobby").await;
+    let mut short = websocket(&proxy, "attic").await;
+    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    socket.send(Message::text("still here")).await.unwrap();
+    assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("still here"));
+    let mut waits = proxy.connect().await;
+    waits.send(get("lobby")).await;
+    eventually("it waits", || waiting(&proxy) == 1).await;
+    socket.close(None).await.unwrap();
+    while let Some(Ok(_)) = soon("the end", socket.next()).await {}
+    drop(socket);
+    assert_eq!(waits.answer().await.body, b"v2..");
+    // The other one moves on with less time, and is closed.
+    proxy.reload(&split([&one, &two], 99, "timeout = \"50ms\"")).await.unwrap();
+    let closed = soon("the end", short.next()).await;
+    assert!(matches!(closed, Some(Ok(Message::Close(_)))), "{closed:?}");
+    drop(short);
+    nothing_is_left(&proxy).await;
+    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_too_long_is_answered_503() {
+    // A peer that does not answer the goodbye keeps its object longer than a request waits.
+    let silent = raw_backend(async |mut socket| {
+        if !read_head(&mut socket).await.is_empty() {
+            socket.write_all(ACCEPTS).await.unwrap();
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let two = plain("v2").await;
+    let reset = "handover = \"reset\"\ntimeout = \"1ms\"";
+    let mut proxy = proxy(&split([&silent, &two], 0, reset)).await;
+    let _socket = websocket(&proxy, "lobby").await;
+    proxy.reload(&split([&silent, &two], 100, reset)).await.unwrap();
+    let answer = soon("an answer", proxy.send(get("lobby"))).await;
+    assert_eq!((answer.status, answer.header("gradual-error").as_deref()), (503, Some("object-moving")));
+    assert_eq!(served_by_in_the_end(&proxy, "lobby").await, "v2");
+}
+
+/// As [`served_by`], however often it takes.
+async fn served_by_in_the_end(proxy: &Proxy, room: &str) -> String {
+    loop {
+        let answer = soon("an answer", proxy.send(get(room))).await;
+        if answer.status == 200 {
+            return String::from_utf8(answer.body.to_vec()).unwrap();
+        }
+    }
+}
+
+/// A client that asks for one object after the other, some of which others ask for, too.
+async fn keep_asking(authority: String, client: u32, over: Arc<AtomicBool>) {
+    for turn in 0_u32.. {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let number = if turn % 3 == 0 { turn % 16 } else { client * 1000 + turn % 1000 };
+        let mut connection = Connection::new(Box::new(TcpStream::connect(&authority).await.unwrap()));
+        connection.send(get(&format!("room{number}"))).await;
+        if turn % 17 == 3 {
+            // It does not wait for its answer.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
+        // Where its object is reset, there may be none, or not all of it.
+        let _ = connection.bytes(12).await;
+    }
+}
+
+/// A client that has a WebSocket for an object as long as it is let, and again.
+async fn keep_open(authority: String, room: String) {
+    loop {
+        let mut socket = TcpStream::connect(&authority).await.unwrap();
+        socket.write_all(asks_for_websocket(&room).as_bytes()).await.unwrap();
+        if read_head(&mut socket).await.starts_with("HTTP/1.1 101") {
+            let mut socket = WebSocketStream::from_raw_socket(socket, Role::Client, None).await;
+            while let Some(Ok(_)) = socket.next().await {}
+        }
+    }
+}
+
+/// Thousands of objects on three shards, and reloads at any moment.
+async fn storm(handover: &str) {
+    let chronicle = Arc::<Chronicle>::default();
+    let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
+    let file = |share| split([&one, &two], share, handover).top("[server]\nthreads = 3");
+    let mut proxy = proxy(&file(0)).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let (mut clients, mut sockets) = (tokio::task::JoinSet::new(), tokio::task::JoinSet::new());
+    for client in 0..24 {
+        clients.spawn(keep_asking(proxy.authority(), client, Arc::clone(&over)));
+    }
+    for number in 0..16 {
+        sockets.spawn(keep_open(proxy.authority(), format!("room{number}")));
+    }
+    for (turn, share) in (1..).zip([20, 20, 50, 30, 100, 0, 70, 100]) {
+        let served = || chronicle.served.load(Ordering::Relaxed) >= turn * 300;
+        eventually("some more are served", served).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
+        proxy.reload(&file(share)).await.unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+    soon("the clients' end", clients.join_all()).await;
+    sockets.shutdown().await;
+    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_object_is_ever_served_by_two_versions_however_reloads_fall_while_it_drains() {
+    storm("timeout = \"200ms\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_object_is_ever_served_by_two_versions_however_reloads_fall_while_it_is_reset() {
+    storm("handover = \"reset\"").await;
+}
