@@ -152,6 +152,7 @@ const WORKER_NAME: Kind = Kind::Text {
 const ROUTE: Kind = text("a route such as \"example.com/*\", \"*.example.com/shop/*\" or \"*/*\"");
 const TRUSTED: Kind = text("an IP address, a network such as \"10.0.0.0/8\", or \"unix\"");
 const HOST: Kind = text("a host name without scheme, port and path");
+const ASSET_PATHS: Kind = text("a pattern such as \"/assets/*\" or \"*.js\"");
 const SENDERS: Kind = Kind::Choice(&["anyone", "trusted", "never"]);
 
 /// The file.
@@ -281,6 +282,7 @@ static WORKER: Section = Section {
         key("on_unavailable", Kind::Choice(&["fail", "remap"]), "What becomes of requests whose version is down: \"fail\" answers 503; \"remap\" sends them to the versions that are up.").or("fail"),
         key("timeouts", Kind::Table(&TIMEOUTS), "Deadlines towards upstreams."),
         key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring."),
+        key("assets", Kind::Table(&ASSETS), "Static assets, which versions serve for each other."),
         key("version", list(&Kind::Table(&VERSION)), "The versions of the application.").required(),
         key("deployment", Kind::Table(&DEPLOYMENT), "How traffic is split between versions.").required(),
     ],
@@ -304,6 +306,16 @@ static AFFINITY: Section = Section {
         PROSE,
         "What is mixed into every key. Workers with the same salt and the same percentages assign alike. Default: the worker's name.",
     )],
+};
+
+static ASSETS: Section = Section {
+    name: "[worker.assets]",
+    doc: "Static assets, which versions serve for each other.",
+    keys: &[
+        key("paths", list(&ASSET_PATHS), "Which paths are static assets: patterns of the whole path, in which `*` stands for any run of characters.").required(),
+        key("fallback", Kind::Boolean, "Whether an asset that its version has not got is asked of the others.").or("true"),
+        key("retain", Kind::List { of: &VERSION_ID, least: 0 }, "The ids of at most 8 versions that serve assets even where they have no share, or are not deployed any more."),
+    ],
 };
 
 static VERSION: Section = Section {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::address::{Scheme, Upstream};
+use super::assets;
 use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk, quoted};
 use super::health;
@@ -49,12 +50,12 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     let deployment = fields
         .table("deployment")
         .and_then(|table| deployment::deployment(walk, &table, &known, salt.as_deref().unwrap_or_default()));
+    let assets = fields.table("assets").map(|table| assets::assets(walk, &table, &known));
     let (name, mut deployment) = (name?, deployment?);
     if deployment.id.is_empty() {
         deployment.id = deployment.derived_id(&name);
     }
     Some(Worker {
-        policy: Policy { name, keys: senders(fields, "keys"), overrides, deployment },
         routes,
         expose_version: fields.boolean("expose_version").unwrap_or(false),
         upstream_host,
@@ -64,6 +65,8 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         },
         overrides_secret_file,
         timeouts,
+        assets: assets.map(|assets| assets.resolved(&deployment, &versions)),
+        policy: Policy { name, keys: senders(fields, "keys"), overrides, deployment },
         versions,
     })
 }

@@ -20,7 +20,7 @@ use crate::config::{Config, OnUnavailable, Timeouts, UpstreamHost, Version, Work
 use crate::metrics::{VersionSeries, WorkerSeries};
 use crate::model::decision::{Policy, Reason};
 use crate::model::deployment::Metadata;
-use crate::model::name::{VersionId, WorkerName};
+use crate::model::name::WorkerName;
 use crate::model::overrides::OverrideProblem;
 use crate::model::route::Router;
 use crate::model::secret::Secret;
@@ -56,7 +56,7 @@ pub(super) struct WorkerState {
     index: usize,
     /// `Gradual-Worker`.
     pub(super) name: HeaderValue,
-    /// In the order of the deployment.
+    /// In the order of the deployment; then those that are retained and not in it.
     pub(super) versions: Vec<VersionState>,
     pub(super) series: Arc<WorkerSeries>,
     /// Counts requests that reached no version.
@@ -106,14 +106,6 @@ impl Snapshot {
     }
 }
 
-/// A worker's versions in the order of its deployment, each with its place in the file.
-pub(super) fn deployed(worker: &Worker) -> impl Iterator<Item = (usize, &Version)> {
-    let named = |id: &VersionId| {
-        worker.versions.iter().enumerate().find(move |(_, version)| version.metadata.id == *id)
-    };
-    worker.policy.deployment.versions.iter().filter_map(named)
-}
-
 impl WorkerState {
     fn build(blueprint: &Arc<Blueprint>, index: usize, worker: &Worker, shard: &Rc<Shard>) -> Self {
         let name = &worker.policy.name;
@@ -126,7 +118,7 @@ impl WorkerState {
             blueprint: Arc::clone(blueprint),
             index,
             name: text(name.as_str()),
-            versions: deployed(worker).map(build).collect(),
+            versions: worker.in_use().map(build).collect(),
             series: registry.worker(shard.index(), name),
             unversioned: registry.unversioned(shard.index(), Some(name)),
             tally: blueprint.budgets[index].tally(shard.index()),

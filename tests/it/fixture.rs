@@ -56,6 +56,7 @@ pub(crate) fn worker(name: &str, routes: &[&str], versions: &[(&str, u32)]) -> W
         on_unavailable: OnUnavailable::default(),
         overrides_secret_file: None,
         timeouts: Timeouts::default(),
+        assets: None,
         versions: versions.iter().map(|(id, _)| version(id)).collect(),
     }
 }
