@@ -4,6 +4,7 @@
 //! path; that is part of preparing a reload.
 
 mod address;
+mod affinity;
 mod assets;
 mod contradictions;
 mod deployment;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
+pub use affinity::Affinity;
 pub use assets::{Assets, MOST_RETAINED};
 pub use health::{HealthCheck, OnUnavailable, Probe, StatusRange};
 pub use limits::Limits;
@@ -35,6 +37,7 @@ use crate::diag::Span;
 use crate::model::decision::Policy;
 use crate::model::deployment::Metadata;
 use crate::model::route::Pattern;
+use crate::rules::Rules;
 
 /// A value and where it stands in the file. Equal if the values are, wherever they stand.
 #[derive(Clone, Debug)]
@@ -177,6 +180,10 @@ pub struct Worker {
     pub overrides_secret_file: Option<Spanned<PathBuf>>,
     /// Deadlines towards upstreams.
     pub timeouts: Timeouts,
+    /// What edits its requests' headers.
+    pub rules: Rules,
+    /// The cookie that is a client's key where it has no other.
+    pub affinity: Option<Affinity>,
     /// Its static assets; `None`: no path is one.
     pub assets: Option<Assets>,
     /// Every version that the file lists, in its order; a deployment may name only some.

@@ -338,6 +338,7 @@ mod tests {
         registry.unversioned(1, None).request(None, 404, Duration::ZERO);
         registry.worker(0, &worker()).overridden(None);
         registry.worker(1, &worker()).overridden(Some(OverrideProblem::NotInDeployment));
+        registry.worker(1, &worker()).rule_value_dropped();
         let failover = registry.version(1, &worker(), &version("v1"));
         failover.request(Some(Reason::Failover), 200, Duration::from_micros(900));
         for succeeded in [true, false, true] {

@@ -46,6 +46,7 @@ mod snapshot;
 mod socket;
 mod source;
 mod standing;
+mod steering;
 mod stream;
 mod tap;
 mod tls;

@@ -164,9 +164,9 @@ pub fn explain<'a>(config: &'a Config, question: &Question) -> Result<Answer<'a>
     });
     let secret = secret(worker, overrides.is_some())?;
     let (key, overrides, secret) = (sent_key.as_deref(), overrides.as_deref(), secret.as_ref());
-    let sent = Sent { key, overrides, trusted, secret, draw: 0 };
+    let sent = Sent { key, overrides, trusted, secret, ..Sent::default() };
     let policy = &worker.policy;
-    let Selection { decision, overridden, key } = policy.select(&sent);
+    let Selection { decision, overridden, key, .. } = policy.select(&sent);
     let drawn = decision.reason == Reason::Random;
     let version = policy.deployment.version(decision.member).filter(|_| !drawn);
     Ok(Answer {

@@ -149,6 +149,10 @@ const WORKER_NAME: Kind = Kind::Text {
     form: "at most 63 of `a` to `z`, `0` to `9`, `_`, `.`, `*`, `-`, the first one a letter or `*`",
     pattern: "^[a-z*][a-z0-9_.*-]{0,62}$",
 };
+const COOKIE: Kind = Kind::Text {
+    form: "the name of a cookie: 1 to 64 letters, digits, or characters of `!#$%&'*+-.^_`|~`",
+    pattern: "^[A-Za-z0-9!#$%&'*+\\-.^_`|~]{1,64}$",
+};
 const ROUTE: Kind = text("a route such as \"example.com/*\", \"*.example.com/shop/*\" or \"*/*\"");
 const TRUSTED: Kind = text("an IP address, a network such as \"10.0.0.0/8\", or \"unix\"");
 const HOST: Kind = text("a host name without scheme, port and path");
@@ -281,7 +285,7 @@ static WORKER: Section = Section {
         key("upstream_host", text("\"preserve\", \"upstream\" or a host name"), "The `Host` that upstreams see: \"preserve\" is the client's, \"upstream\" the upstream's own; anything else is sent as it is.").or("preserve"),
         key("on_unavailable", Kind::Choice(&["fail", "remap"]), "What becomes of requests whose version is down: \"fail\" answers 503; \"remap\" sends them to the versions that are up.").or("fail"),
         key("timeouts", Kind::Table(&TIMEOUTS), "Deadlines towards upstreams."),
-        key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring."),
+        key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring, and the cookie that is a key."),
         key("assets", Kind::Table(&ASSETS), "Static assets, which versions serve for each other."),
         key("version", list(&Kind::Table(&VERSION)), "The versions of the application.").required(),
         key("deployment", Kind::Table(&DEPLOYMENT), "How traffic is split between versions.").required(),
@@ -300,12 +304,20 @@ static TIMEOUTS: Section = Section {
 
 static AFFINITY: Section = Section {
     name: "[worker.affinity]",
-    doc: "How version keys fall on the ring.",
-    keys: &[key(
-        "salt",
-        PROSE,
-        "What is mixed into every key. Workers with the same salt and the same percentages assign alike. Default: the worker's name.",
-    )],
+    doc: "How version keys fall on the ring, and the cookie that is a key.",
+    keys: &[
+        key(
+            "salt",
+            PROSE,
+            "What is mixed into every key. Workers with the same salt and the same percentages assign alike. Default: the worker's name.",
+        ),
+        key(
+            "cookie",
+            COOKIE,
+            "A request without a key takes its key from this cookie; who asks for a document and has none is given one.",
+        ),
+        key("cookie_forward", Kind::Boolean, "Whether upstreams see the cookie.").or("true"),
+    ],
 };
 
 static ASSETS: Section = Section {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::address::{Scheme, Upstream};
+use super::affinity::affinity;
 use super::assets;
 use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk, quoted};
@@ -18,6 +19,7 @@ use crate::model::decision::{Policy, Senders};
 use crate::model::deployment::Metadata;
 use crate::model::name::{NameError, Tag, VersionId, WorkerName};
 use crate::model::route::Pattern;
+use crate::rules::Rules;
 
 /// Every `[[worker]]` that is whole. `open` says whether a listener can be reached from other machines.
 pub(super) fn workers(walk: &mut Walk<'_>, all: &[Fields<'_>], open: bool) -> Vec<Worker> {
@@ -45,8 +47,10 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         warn_of_guessable_ids(walk, &listed, &versions);
     }
     let overrides_secret_file = path(walk, fields, "overrides_secret_file");
-    let salt = fields.table("affinity").and_then(|affinity| affinity.text("salt"));
+    let affinity_fields = fields.table("affinity");
+    let salt = affinity_fields.as_ref().and_then(|affinity| affinity.text("salt"));
     let salt = salt.map(|text| text.value.to_owned()).or_else(|| Some(name.as_ref()?.as_str().to_owned()));
+    let affinity = affinity(walk, affinity_fields.as_ref());
     let deployment = fields
         .table("deployment")
         .and_then(|table| deployment::deployment(walk, &table, &known, salt.as_deref().unwrap_or_default()));
@@ -65,6 +69,8 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         },
         overrides_secret_file,
         timeouts,
+        rules: Rules::default(),
+        affinity,
         assets: assets.map(|assets| assets.resolved(&deployment, &versions)),
         policy: Policy { name, keys: senders(fields, "keys"), overrides, deployment },
         versions,

@@ -44,6 +44,8 @@ pub enum Retry {
 pub struct WorkerSeries {
     /// Applied first, then [`OverrideProblem::ALL`].
     pub(super) overrides: [Counter; RESULTS],
+    /// Headers that a rule could not set.
+    pub(super) rule_values_dropped: Counter,
 }
 
 /// [`Retry`] as labels, in its order.
@@ -147,6 +149,13 @@ impl WorkerSeries {
         if let Some(counter) = self.overrides.get(result) {
             counter.add(1);
         }
+    }
+}
+
+impl WorkerSeries {
+    /// Counts a header that was removed because the value that a rule has for it can stand in none.
+    pub fn rule_value_dropped(&self) {
+        self.rule_values_dropped.add(1);
     }
 }
 

@@ -20,6 +20,7 @@ pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gaug
     page.misses(recorders);
     page.retries(recorders);
     page.overrides(recorders);
+    page.rules(recorders);
     page.process(process.reloads, gauges);
     page.upgrades(process.upgrades);
     page.limits(process.limited);
@@ -177,6 +178,22 @@ impl Page {
                 let count = sum(shards, |series| &series.overrides[at]);
                 self.counted(NAME, &[("worker", worker.as_str()), ("result", result)], count);
             }
+        }
+    }
+
+    fn rules(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_rule_values_dropped_total";
+        self.family(
+            NAME,
+            "counter",
+            "Headers that a rule removed because its value for them is none that HTTP allows.",
+        );
+        for (worker, shards) in &recorders.workers {
+            self.counted(
+                NAME,
+                &[("worker", worker.as_str())],
+                sum(shards, |series| &series.rule_values_dropped),
+            );
         }
     }
 

@@ -58,8 +58,8 @@ fn placed(versions: &[(Member, u32)], hash: u64) -> Option<Member> {
 
 impl Policy {
     /// The decision for a request whose version is down: another version, for [`Reason::Failover`], where a key or a draw
-    /// chose the one that is down. `None` where nothing can be done: an override has one version, and the others may be
-    /// down as well. `draw` is the request's.
+    /// chose the one that is down. `None` where nothing can be done: an object, an override and an asset's pin have one
+    /// version, and the others may be down as well. `draw` is the request's.
     pub fn fail_over(
         &self,
         selection: &Selection<'_>,
@@ -70,7 +70,9 @@ impl Policy {
         let hash = match (selection.decision.reason, selection.key) {
             (Reason::Key, Some(key)) => ring.hash(key),
             (Reason::Random, _) => draw,
-            (Reason::Key | Reason::Override | Reason::Failover, _) => return None,
+            (Reason::Key | Reason::Object | Reason::Override | Reason::Asset | Reason::Failover, _) => {
+                return None;
+            }
         };
         let member = ring.first_up(hash, is_up)?;
         Some(Decision { member, reason: Reason::Failover, position: selection.decision.position })

@@ -36,11 +36,14 @@ pub enum OverrideProblem {
     NotInDeployment,
     /// The sender may not send overrides to this worker.
     Denied,
+    /// The request is for an object, which has one version.
+    Object,
 }
 
 impl OverrideProblem {
     /// Every problem, in the order of their discriminants.
-    pub const ALL: [Self; 4] = [Self::Invalid, Self::NotAString, Self::NotInDeployment, Self::Denied];
+    pub const ALL: [Self; 5] =
+        [Self::Invalid, Self::NotAString, Self::NotInDeployment, Self::Denied, Self::Object];
 
     /// The word for it in headers, logs and metrics.
     pub fn as_str(self) -> &'static str {
@@ -49,6 +52,7 @@ impl OverrideProblem {
             Self::NotAString => "not-a-string",
             Self::NotInDeployment => "not-in-deployment",
             Self::Denied => "denied",
+            Self::Object => "object",
         }
     }
 }

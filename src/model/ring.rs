@@ -151,10 +151,21 @@ impl Ring {
         self.arcs.get(at).map_or(Member(0), |arc| arc.member)
     }
 
-    /// Where a request goes: an override wins, then the key, then the draw.
+    /// Where a request goes: the object decides, then the override, the asset's pin, the key, and at last the draw.
     pub fn decide(&self, ask: &Ask<'_>) -> Decision {
+        if let Some(object) = ask.object {
+            let position = self.position(object);
+            return Decision {
+                member: self.owner(position),
+                reason: Reason::Object,
+                position: Some(position),
+            };
+        }
         if let Some(member) = ask.forced {
             return Decision { member, reason: Reason::Override, position: None };
+        }
+        if let Some(member) = ask.pinned {
+            return Decision { member, reason: Reason::Asset, position: None };
         }
         if let Some(key) = ask.key {
             let position = self.position(key);

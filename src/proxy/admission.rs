@@ -17,6 +17,7 @@ use super::panics;
 use super::record::{Line, Meter};
 use super::respond::{local, refuse};
 use super::snapshot::{VersionState, WorkerState};
+use super::steering::{self, Request};
 use super::tunnel::Upgrade;
 use super::wire;
 use crate::config::{self, Limits};
@@ -86,13 +87,23 @@ pub(super) fn admit(
     answer_here(settings, parts, host.as_ref(), https)?;
     let head = view(client, parts, host.as_ref());
     route(meter, &head)?;
-    select(client, meter, &head, &seen, &deciding, trusted);
+    let steered = worker_of(meter).is_some_and(|worker| worker.steering.is_some());
+    if steered {
+        let trusted_proxies = &settings.trusted_proxies;
+        let request = Request { client, seen: &seen, host: host.as_ref(), trusted, https, trusted_proxies };
+        steering::select(&request, meter, parts);
+    } else {
+        select(client, meter, &head, &seen, &deciding, trusted);
+    }
     #[cfg(test)]
     panics::provoke(parts.headers.get("x-test-panic").map_or(b"", HeaderValue::as_bytes), "admission");
     let (worker, version) = chosen(meter).ok_or(Kind::NoWorker)?;
     let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
     let upgrade = upgrade(parts, seen.upgrade && declared == Some(0))?;
-    remove_refused(parts, &seen, worker, trusted);
+    if !steered {
+        remove_refused(parts, &seen, worker, trusted);
+        cut_tokens(parts, &seen, worker);
+    }
     let introduction =
         Introduction { trusted, address: client.address_text.as_ref(), https, host: host.as_ref() };
     head::prepare_request(parts, &seen, &introduction);
@@ -195,12 +206,12 @@ fn select<L: Lines + ?Sized>(
     deciding: &Deciding<'_>,
     trusted: bool,
 ) {
-    let Some(worker) = meter.worker.and_then(|index| meter.snapshot.workers.get(index)) else { return };
+    let Some(worker) = worker_of(meter) else { return };
     let key = field(head, KEY_HEADER, deciding.key, seen.keys);
     let overrides = field(head, OVERRIDES_HEADER, deciding.overrides, seen.overrides);
     let (key, overrides) = (key.as_deref(), overrides.as_deref());
     let secret = overrides.and_then(|_| worker.secret());
-    let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw() };
+    let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw(), ..Sent::default() };
     let selection = worker.policy().select(&sent);
     let decision =
         if worker.remaps() { fail_over(worker, &selection, sent.draw) } else { selection.decision };
@@ -215,7 +226,7 @@ fn select<L: Lines + ?Sized>(
 
 /// The decision where versions may stand in for each other.
 #[inline(never)]
-fn fail_over(worker: &WorkerState, selection: &Selection<'_>, draw: u64) -> Decision {
+pub(super) fn fail_over(worker: &WorkerState, selection: &Selection<'_>, draw: u64) -> Decision {
     let is_up = |member: Member| {
         worker.versions.get(member.index()).is_some_and(|version| !version.backends.are_down())
     };
@@ -235,23 +246,30 @@ fn field<'a, L: Lines + ?Sized>(
     if lines > 1 { head.lines.joined(name) } else { first.map(|value| Cow::Borrowed(value.as_bytes())) }
 }
 
+fn worker_of(meter: &Meter) -> Option<&WorkerState> {
+    meter.snapshot.workers.get(meter.worker?)
+}
+
 pub(super) fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
     let worker = meter.snapshot.workers.get(meter.worker?)?;
     Some((worker, worker.versions.get(meter.version?.0)?))
 }
 
-/// The gate: what the sender may not send is not forwarded either, and what was shown to this proxy stays with it.
-fn remove_refused(parts: &mut Parts, seen: &Seen, worker: &WorkerState, trusted: bool) {
+/// The gate: what the sender may not send is not forwarded either.
+pub(super) fn remove_refused(parts: &mut Parts, seen: &Seen, worker: &WorkerState, trusted: bool) {
     let policy = worker.policy();
     if seen.keys > 0 && !policy.keys.allow(trusted) {
         parts.headers.remove(head::KEY);
     }
-    if seen.overrides > 0 {
-        if !policy.overrides.allow(trusted) {
-            parts.headers.remove(head::OVERRIDES);
-        } else if worker.secret().is_some() {
-            overrides::cut_tokens(&mut parts.headers, worker.name());
-        }
+    if seen.overrides > 0 && !policy.overrides.allow(trusted) {
+        parts.headers.remove(head::OVERRIDES);
+    }
+}
+
+/// What was shown to this proxy stays with it.
+fn cut_tokens(parts: &mut Parts, seen: &Seen, worker: &WorkerState) {
+    if seen.overrides > 0 && worker.secret().is_some() && parts.headers.contains_key(head::OVERRIDES) {
+        overrides::cut_tokens(&mut parts.headers, worker.name());
     }
 }
 

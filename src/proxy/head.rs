@@ -313,7 +313,10 @@ fn append_to_list(headers: &mut HeaderMap, name: HeaderName, element: &HeaderVal
 /// HTTP/2 may split `Cookie` into crumbs; elsewhere they are one line (RFC 9113 section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+    // A rule may have removed them all.
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
         headers.insert(header::COOKIE, joined);
     }
 }

@@ -12,6 +12,7 @@ use super::failure::{Failure, Kind};
 use super::handler::Client;
 use super::retire::Tenure;
 use super::snapshot::{Snapshot, VersionState, WorkerState};
+use super::steering::Steered;
 use super::upload::Progress;
 use crate::config::{Limits, Timeouts};
 use crate::export::access::{Outcome, Record, VersionRef};
@@ -44,6 +45,8 @@ pub(super) struct Meter {
     is_tunnel: bool,
     /// What only the access log needs; `None` where there is none.
     pub(super) line: Option<Box<Line>>,
+    /// What only a worker with steering needs; `None` for others.
+    pub(super) steered: Option<Box<Steered>>,
 }
 
 /// The parts of a request's head that its log line shows.
@@ -130,6 +133,7 @@ impl Meter {
             stream: None,
             is_tunnel: false,
             line: None,
+            steered: None,
         })
     }
 
@@ -271,7 +275,7 @@ impl Meter {
             target: line.target.as_ref().and_then(Uri::path_and_query).map_or("", PathAndQuery::as_str),
             method: line.method.as_ref().map_or("", Method::as_str),
             status: self.status,
-            ray: shard.draw(),
+            ray: self.steered.as_ref().and_then(|steered| steered.ray).unwrap_or_else(|| shard.draw()),
             wall_time: duration,
             reason: self.version.map(|(_, reason)| reason.as_str()),
             overridden: match self.overridden {

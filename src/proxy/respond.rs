@@ -9,6 +9,7 @@ use super::body::ResponseBody;
 use super::failure::{Failure, Kind};
 use super::head;
 use super::record::Meter;
+use super::steering;
 use super::upstream::Lease;
 use crate::model::overrides::Override;
 
@@ -27,6 +28,11 @@ pub(super) fn answer(
         return refuse(&kind.into(), meter);
     }
     expose(&mut parts.headers, &meter);
+    if let Some(steered) = &meter.steered
+        && let Some((worker, _)) = chosen(&meter)
+    {
+        steering::give_cookie(parts.status, &mut parts.headers, worker, steered);
+    }
     meter.answered(parts.status);
     let idle = meter.idle_limit();
     Response::from_parts(parts, ResponseBody::upstream(incoming, lease, idle, meter))

@@ -1,7 +1,7 @@
 //! A shard: one thread with a runtime of its own, its own accept sockets and its own upstream connections. Shards share
 //! nothing that changes; the control thread talks to them by messages.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use super::watch::Watch;
 use crate::config::Limits;
 use crate::export::access::Sink;
 use crate::metrics::Limit;
+use crate::rules::Scratch;
 
 /// What the control thread tells a shard.
 pub(super) enum Command {
@@ -58,6 +59,8 @@ pub(super) struct Shard {
     census: Arc<Census>,
     sink: Sink,
     random: RefCell<fastrand::Rng>,
+    /// What rules are evaluated in.
+    scratch: RefCell<Scratch>,
     snapshot: RefCell<Rc<Snapshot>>,
     /// Every endpoint in use, so that a reload keeps the connections of those that it does not change.
     endpoints: RefCell<HashMap<EndpointKey, Weak<Endpoint>>>,
@@ -162,6 +165,7 @@ impl Shard {
             census: Arc::clone(census),
             sink: services.log.sink(),
             random: RefCell::new(fastrand::Rng::new()),
+            scratch: RefCell::default(),
             snapshot: RefCell::new(Rc::new(Snapshot::empty(blueprint, index, services))),
             endpoints: RefCell::default(),
             accepting: RefCell::default(),
@@ -232,6 +236,11 @@ impl Shard {
     /// A random number.
     pub(super) fn draw(&self) -> u64 {
         self.random.borrow_mut().u64(..)
+    }
+
+    /// What rules are evaluated in. Nothing else may be evaluated while it is held.
+    pub(super) fn scratch(&self) -> RefMut<'_, Scratch> {
+        self.scratch.borrow_mut()
     }
 
     /// The endpoint of a key: the one that there is, or a new one.

@@ -14,6 +14,7 @@ use super::resolve::Addresses;
 use super::retire::Tenure;
 use super::shard::Shard;
 use super::source::{Source, Spot};
+use super::steering::Steering;
 use super::tls::UpstreamConnector;
 use super::upstream::Endpoint;
 use crate::config::{Config, OnUnavailable, Timeouts, UpstreamHost, Version, Worker};
@@ -65,6 +66,8 @@ pub(super) struct WorkerState {
     pub(super) tally: Arc<Tally>,
     /// `upstream_host` where it is a name.
     pub(super) host: Option<HeaderValue>,
+    /// `None` where the two headers alone choose a version.
+    pub(super) steering: Option<Box<Steering>>,
 }
 
 /// A version of the active deployment, ready for requests.
@@ -126,6 +129,7 @@ impl WorkerState {
                 UpstreamHost::Name(name) => Some(text(name)),
                 UpstreamHost::Preserve | UpstreamHost::Upstream => None,
             },
+            steering: Steering::build(worker),
         }
     }
 

@@ -12,6 +12,7 @@ use gradual::model::name::{Tag, VersionId, WorkerName};
 use gradual::model::ring::Ring;
 use gradual::model::route::Pattern;
 use gradual::model::share::Share;
+use gradual::rules::Rules;
 
 pub(crate) fn shares(thousandths: &[u32]) -> Vec<Share> {
     thousandths.iter().map(|&t| Share::from_thousandths(t).unwrap()).collect()
@@ -56,6 +57,8 @@ pub(crate) fn worker(name: &str, routes: &[&str], versions: &[(&str, u32)]) -> W
         on_unavailable: OnUnavailable::default(),
         overrides_secret_file: None,
         timeouts: Timeouts::default(),
+        rules: Rules::default(),
+        affinity: None,
         assets: None,
         versions: versions.iter().map(|(id, _)| version(id)).collect(),
     }

@@ -1,5 +1,6 @@
 //! Every guarantee of the decision, as a property or a table.
 
+mod affinity;
 mod deployment;
 mod failover;
 mod overrides;

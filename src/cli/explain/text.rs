@@ -42,7 +42,9 @@ impl Answer<'_> {
 
     fn reason_text(&self) -> &'static str {
         match self.reason {
+            Reason::Object => "object: the position of the object's name on the ring decides",
             Reason::Override => "override: the request names the version",
+            Reason::Asset => "asset: the page that needs it came from this version",
             Reason::Key => "key: the version key's position on the ring decides",
             Reason::Random => "random: no override applies and there is no key",
             // Never said here: what is down is known to a running proxy alone.
@@ -83,6 +85,7 @@ impl Answer<'_> {
                 "its parameter `token` does not show this worker's secret"
             }
             OverrideProblem::Denied => &denied("overrides", self.policy.overrides),
+            OverrideProblem::Object => "the request is for an object, which has one version",
         };
         format!("ignored ({}): {why}", problem.as_str())
     }

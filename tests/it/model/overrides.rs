@@ -29,8 +29,7 @@ fn select(policy: &Policy, lines: &[&str], key: Option<&[u8]>, draw: u64) -> (Ov
     let lines: Vec<_> =
         lines.iter().map(|line| (OVERRIDES_HEADER.to_owned(), line.as_bytes().to_vec())).collect();
     let overrides = lines[..].joined(OVERRIDES_HEADER);
-    let selection =
-        policy.select(&Sent { key, overrides: overrides.as_deref(), trusted: false, draw, secret: None });
+    let selection = policy.select(&Sent { key, overrides: overrides.as_deref(), draw, ..Sent::default() });
     (selection.overridden, selection.decision)
 }
 

@@ -174,7 +174,7 @@ proptest! {
         split in splits(), keys in prop::collection::vec(keys(), 32), salt in "[a-z]{1,20}",
     ) {
         let decide = |ring: &Ring| -> Vec<_> {
-            keys.iter().map(|key| ring.decide(&Ask { key: Some(key), draw: fastrand::u64(..), forced: None })).collect()
+            keys.iter().map(|key| ring.decide(&Ask { key: Some(key), draw: fastrand::u64(..), ..Ask::default() })).collect()
         };
         let first = ring(&salt, &split);
         let expected = decide(&first);
@@ -193,13 +193,13 @@ proptest! {
     ) {
         let ring = ring("w", &split);
         let forced = ring.member(forced.index(split.len()));
-        let decision = ring.decide(&Ask { forced, key: Some(&key), draw });
+        let decision = ring.decide(&Ask { forced, key: Some(&key), draw, ..Ask::default() });
         prop_assert_eq!((Some(decision.member), decision.reason), (forced, Reason::Override));
-        let decision = ring.decide(&Ask { forced: None, key: Some(&key), draw });
+        let decision = ring.decide(&Ask { key: Some(&key), draw, ..Ask::default() });
         prop_assert_eq!(decision.reason, Reason::Key);
         prop_assert_eq!(decision.position, Some(ring.position(&key)));
         prop_assert_eq!(decision.member, ring.owner(ring.position(&key)));
-        let decision = ring.decide(&Ask { forced: None, key: None, draw });
+        let decision = ring.decide(&Ask { draw, ..Ask::default() });
         prop_assert_eq!((decision.reason, decision.position), (Reason::Random, None));
         prop_assert_eq!(decision.member, ring.owner(Position::of(draw)));
     }

@@ -1,0 +1,161 @@
+//! The affinity cookie: where a request without a key has one, who can receive one, and on which answers it may stand.
+
+use http::{HeaderMap, Method, StatusCode, header};
+
+use super::head::{Lines, trim_ows};
+
+/// The most bytes of a value that counts.
+const MOST: usize = 128;
+
+/// Whether a value of the affinity cookie counts as a key, whoever chose it: 1 to 128 cookie-octets (RFC 6265
+/// section 4.1.1).
+pub fn is_valid(value: &[u8]) -> bool {
+    let octet = |byte: &u8| matches!(byte, 0x21 | 0x23..=0x2b | 0x2d..=0x3a | 0x3c..=0x5b | 0x5d..=0x7e);
+    (1..=MOST).contains(&value.len()) && value.iter().all(octet)
+}
+
+/// The first valid value of a cookie: a browser sends the one of the longest path first, and one that is not valid must
+/// not hide the one that is. Borrows from the lines.
+pub fn find<'a, L: Lines + ?Sized>(lines: &'a L, name: &str) -> Option<&'a [u8]> {
+    let mut found = None;
+    lines.each(&mut |line, value| {
+        if line == "cookie" && found.is_none() {
+            found = pairs(value).find(|(of, value)| *of == name.as_bytes() && is_valid(value));
+        }
+    });
+    found.map(|(_, value)| value)
+}
+
+/// The pairs of a `Cookie` line. What has no `=` is the value of a cookie without name, as browsers have it.
+fn pairs(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    line.split(|&byte| byte == b';').map(|pair| match pair.iter().position(|&byte| byte == b'=') {
+        Some(at) => (trim_ows(&pair[..at]), trim_ows(&pair[at + 1..])),
+        None => (&b""[..], trim_ows(pair)),
+    })
+}
+
+/// A `Cookie` line without one cookie, however often it is in it. `None` where it is not in it; empty where nothing else is.
+pub fn without(line: &[u8], name: &str) -> Option<Vec<u8>> {
+    let parts = || line.split(|&byte| byte == b';').map(trim_ows);
+    let is_it = |part: &&[u8]| pairs(part).any(|(of, _)| of == name.as_bytes());
+    if !parts().any(|part| is_it(&part)) {
+        return None;
+    }
+    let others: Vec<&[u8]> = parts().filter(|part| !is_it(part) && !part.is_empty()).collect();
+    Some(others.join(&b"; "[..]))
+}
+
+/// How many cookies of a name a request has.
+pub fn count<L: Lines + ?Sized>(lines: &L, name: &str) -> usize {
+    let mut count = 0;
+    lines.each(&mut |line, value| {
+        if line == "cookie" {
+            count += pairs(value).filter(|(of, _)| *of == name.as_bytes()).count();
+        }
+    });
+    count
+}
+
+/// Whether a request can receive the cookie: it asks for a document (Fetch Metadata's `Sec-Fetch-Dest: document`, or a GET
+/// that accepts `text/html`), so that a person will come back with it.
+pub fn can_receive<L: Lines + ?Sized>(method: &str, lines: &L) -> bool {
+    let mut asks = false;
+    lines.each(&mut |line, value| match line {
+        "sec-fetch-dest" => asks |= trim_ows(value) == b"document",
+        "accept" => asks |= method == Method::GET.as_str() && accepts_html(value),
+        _ => {}
+    });
+    asks
+}
+
+/// Whether `text/html` is in an `Accept` line, with a weight above 0 (RFC 9110 section 12.5.1).
+fn accepts_html(accept: &[u8]) -> bool {
+    accept.split(|&byte| byte == b',').any(|range| {
+        let mut parts = range.split(|&byte| byte == b';').map(trim_ows);
+        parts.next().is_some_and(|name| name.eq_ignore_ascii_case(b"text/html")) && !parts.any(is_zero_weight)
+    })
+}
+
+fn is_zero_weight(parameter: &[u8]) -> bool {
+    let [b'q' | b'Q', b'=', weight @ ..] = parameter else { return false };
+    !weight.is_empty() && weight.iter().all(|byte| matches!(byte, b'0' | b'.'))
+}
+
+/// Whether the cookie may be set on an answer: it is no error, its upstream sets no cookie of that name, and no shared cache
+/// may give it to others.
+pub fn may_set(status: StatusCode, headers: &HeaderMap, name: &str) -> bool {
+    let theirs = headers.get_all(header::SET_COOKIE).iter();
+    let same = |cookie: &http::HeaderValue| {
+        cookie.as_bytes().split(|&byte| byte == b'=').next().map(trim_ows) == Some(name.as_bytes())
+    };
+    (200..400).contains(&status.as_u16()) && !theirs.into_iter().any(same) && !is_public(headers)
+}
+
+/// What `Cache-Control` says to shared caches.
+#[derive(Debug, Default)]
+struct Caching {
+    public: bool,
+    /// Of all of the answer, and not only of some fields (RFC 9111 section 5.2.2.7).
+    private: bool,
+    no_store: bool,
+    /// `max-age` above 0.
+    fresh: bool,
+}
+
+impl Caching {
+    fn of(headers: &HeaderMap, name: &str) -> Self {
+        let mut caching = Self::default();
+        for line in headers.get_all(name) {
+            line.as_bytes()
+                .split(|&byte| byte == b',')
+                .for_each(|directive| caching.add(trim_ows(directive)));
+        }
+        caching
+    }
+
+    fn add(&mut self, directive: &[u8]) {
+        let mut parts = directive.splitn(2, |&byte| byte == b'=');
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next());
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        self.public |= is("public") || is("s-maxage");
+        self.private |= is("private") && value.is_none();
+        self.no_store |= is("no-store");
+        let age = |age: &[u8]| age.iter().any(|byte| matches!(byte, b'1'..=b'9'));
+        self.fresh |= is("max-age") && value.is_some_and(age);
+    }
+
+    fn is_public(&self) -> bool {
+        !self.no_store && (self.public || (self.fresh && !self.private))
+    }
+}
+
+/// Whether shared caches may keep an answer: `public`, `s-maxage`, or a positive `max-age` without `private`; also where
+/// that is said to them alone (RFC 9213).
+fn is_public(headers: &HeaderMap) -> bool {
+    ["cache-control", "cdn-cache-control", "surrogate-control"]
+        .iter()
+        .any(|name| Caching::of(headers, name).is_public())
+}
+
+/// Whether an answer says itself that it is for one client only.
+pub fn is_private(headers: &HeaderMap) -> bool {
+    let caching = Caching::of(headers, "cache-control");
+    caching.private || caching.no_store
+}
+
+/// Whether caches are told that an answer depends on the cookies of its request.
+pub fn varies_by_cookie(headers: &HeaderMap) -> bool {
+    let fields = headers.get_all(header::VARY).into_iter();
+    fields.flat_map(|line| line.as_bytes().split(|&byte| byte == b',')).any(|field| {
+        let field = trim_ows(field);
+        field == b"*" || field.eq_ignore_ascii_case(b"cookie")
+    })
+}
+
+/// Whether a name is one by which applications know who is logged in: such a cookie is theirs alone.
+pub fn looks_like_a_session(name: &str) -> bool {
+    const WORDS: [&str; 5] = ["sess", "auth", "token", "jwt", "login"];
+    const NAMES: [&str; 3] = ["sid", "connect.sid", "_sid"];
+    let name = name.to_ascii_lowercase();
+    WORDS.iter().any(|word| name.contains(word)) || NAMES.contains(&name.as_str())
+}

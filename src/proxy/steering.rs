@@ -1,0 +1,286 @@
+//! Steering: what besides the two headers decides where a worker's requests go. Rules edit the request, and a cookie is the
+//! key of clients that have no other. A worker that configures none of it has no [`Steering`], and its requests take the
+//! shorter way in `proxy::admission`.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::header::{self, HeaderName};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use uuid::Uuid;
+
+use super::admission::{fail_over, remove_refused};
+use super::handler::Client;
+use super::head::{self, Seen};
+use super::overrides;
+use super::record::{Meter, is_asset};
+use super::snapshot::WorkerState;
+use crate::config::{Affinity, TrustedProxies, Worker};
+use crate::model::affinity;
+use crate::model::decision::{Origin, Ruled, Selection, Sent};
+use crate::model::head::{KEY_HEADER, Lines, trim_ows};
+use crate::model::overrides::{OVERRIDES_HEADER, Override};
+use crate::rules::{Facts, Outcome, Rules};
+
+/// What a worker's requests are steered by.
+pub(super) struct Steering {
+    /// Of this shard alone: regular expressions keep caches.
+    rules: Rules,
+    affinity: Option<Affinity>,
+}
+
+/// What a steered request remembers until its answer.
+#[derive(Debug, Default)]
+pub(super) struct Steered {
+    /// The request's number, where a rule may have seen it.
+    pub(super) ray: Option<u64>,
+    /// The id that was made for its client, and whether it may only be sent back over https.
+    made: Option<(HeaderValue, bool)>,
+}
+
+/// A request on its way to a version, as steering sees it.
+pub(super) struct Request<'a> {
+    pub(super) client: &'a Client,
+    pub(super) seen: &'a Seen,
+    /// The host that it is for.
+    pub(super) host: Option<&'a HeaderValue>,
+    /// Whether it came through a trusted proxy.
+    pub(super) trusted: bool,
+    pub(super) https: bool,
+    pub(super) trusted_proxies: &'a TrustedProxies,
+}
+
+impl Steering {
+    /// `None` where the worker configures nothing of it.
+    pub(super) fn build(worker: &Worker) -> Option<Box<Self>> {
+        if worker.rules.is_empty() && worker.affinity.is_none() {
+            return None;
+        }
+        Some(Box::new(Self { rules: worker.rules.clone(), affinity: worker.affinity.clone() }))
+    }
+}
+
+/// Chooses a version for a request of a worker with steering, and notes it. The head is edited as rules say, and carries the
+/// key that counts.
+pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts) {
+    let snapshot = Rc::clone(&meter.snapshot);
+    let Some(worker) = meter.worker.and_then(|index| snapshot.workers.get(index)) else { return };
+    let Some(steering) = &worker.steering else { return };
+    let mut steered = Box::<Steered>::default();
+    remove_refused(parts, request.seen, worker, request.trusted);
+    let ruled = run_rules(request, worker, steering, &mut steered, parts);
+    let headers = &parts.headers;
+    let overrides = headers.joined(OVERRIDES_HEADER);
+    let key = headers.joined(KEY_HEADER);
+    let cookie = steering.affinity.as_ref().and_then(|cookie| affinity::find(headers, &cookie.cookie));
+    let made = (cookie.is_none() && steering.affinity.is_some() && can_receive(parts)).then(make_id);
+    let sent = Sent {
+        key: key.as_deref(),
+        overrides: overrides.as_deref(),
+        ruled,
+        trusted: request.trusted,
+        secret: overrides.as_deref().and_then(|_| worker.secret()),
+        cookie,
+        made: made.as_ref().map(HeaderValue::as_bytes),
+        draw: request.client.shard.draw(),
+        ..Sent::default()
+    };
+    let selection = worker.policy().select(&sent);
+    note(worker, meter, &selection, sent.draw);
+    let origin = selection.origin;
+    let from_cookie = cookie.filter(|_| origin == Origin::Cookie);
+    let from_cookie = from_cookie.and_then(|value| HeaderValue::from_bytes(value).ok());
+    let made = made.filter(|_| origin == Origin::Made);
+    if let Some(key) = from_cookie.or_else(|| made.clone()) {
+        parts.headers.insert(head::KEY, key);
+    }
+    steered.made = made.map(|made| (made, request.https));
+    meter.steered = Some(steered);
+    forward(worker, steering, ruled, &mut parts.headers);
+}
+
+/// Notes the choice, or what stands in for it.
+fn note(worker: &WorkerState, meter: &mut Meter, selection: &Selection<'_>, draw: u64) {
+    let decision = if worker.remaps() { fail_over(worker, selection, draw) } else { selection.decision };
+    match selection.overridden {
+        Override::Absent => {}
+        Override::Version(_) => worker.series.overridden(None),
+        Override::Ignored(problem) => worker.series.overridden(Some(problem)),
+    }
+    meter.overridden = selection.overridden;
+    meter.chose(decision.member.index(), decision.reason);
+}
+
+/// What only this proxy needed of the head does not go on.
+fn forward(worker: &WorkerState, steering: &Steering, ruled: Ruled, headers: &mut HeaderMap) {
+    if worker.secret().is_some() && !ruled.overrides && headers.contains_key(head::OVERRIDES) {
+        overrides::cut_tokens(headers, worker.name());
+    }
+    if let Some(cookie) = steering.affinity.as_ref().filter(|cookie| !cookie.forward) {
+        remove_cookie(headers, &cookie.cookie);
+    }
+}
+
+/// Runs the worker's rules on the request as it came, and edits its head. Says which headers that choose a version they
+/// have set.
+fn run_rules(
+    request: &Request<'_>,
+    worker: &WorkerState,
+    steering: &Steering,
+    steered: &mut Steered,
+    parts: &mut Parts,
+) -> Ruled {
+    let mut ruled = Ruled::default();
+    if steering.rules.is_empty() {
+        return ruled;
+    }
+    let shard = &request.client.shard;
+    let facts = facts(request, parts);
+    steered.ray = Some(facts.ray);
+    let mut edits: Vec<(HeaderName, Outcome)> = Vec::new();
+    steering.rules.run(&facts, &mut shard.scratch(), &mut |_, name, outcome| {
+        edits.push((name.clone(), outcome));
+    });
+    for (name, outcome) in edits {
+        let set = matches!(outcome, Outcome::Set(_));
+        if name == head::KEY {
+            ruled.key = set;
+        } else if name == head::OVERRIDES {
+            ruled.overrides = set;
+        }
+        match outcome {
+            Outcome::Set(value) => {
+                parts.headers.insert(name, value);
+            }
+            Outcome::Remove => {
+                parts.headers.remove(name);
+            }
+            Outcome::Dropped => {
+                worker.series.rule_value_dropped();
+                parts.headers.remove(name);
+            }
+        }
+    }
+    ruled
+}
+
+/// What rules may see of a request.
+fn facts<'a>(request: &Request<'a>, parts: &'a Parts) -> Facts<'a> {
+    let shard = &request.client.shard;
+    Facts {
+        method: parts.method.as_str(),
+        version: parts.version,
+        https: request.https,
+        authority: request.host.and_then(|host| host.to_str().ok()).unwrap_or(""),
+        path: parts.uri.path(),
+        query: parts.uri.query(),
+        lines: &parts.headers,
+        client: believed_address(request, &parts.headers),
+        time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        seed: [shard.draw(), shard.draw()],
+        ray: shard.draw(),
+    }
+}
+
+/// The client's address: the connection's; through trusted proxies, the last one in `X-Forwarded-For` that is not theirs.
+fn believed_address(request: &Request<'_>, headers: &HeaderMap) -> Option<IpAddr> {
+    let peer = request.client.address.map(|address| address.ip().to_canonical());
+    if !request.trusted {
+        return peer;
+    }
+    let mut believed = peer;
+    for line in headers.get_all(head::FORWARDED_FOR).iter().rev() {
+        for entry in line.as_bytes().rsplit(|&byte| byte == b',') {
+            let Some(address) = forwarded_address(trim_ows(entry)) else { return believed };
+            believed = Some(address);
+            if !request.trusted_proxies.networks.iter().any(|network| network.contains(&address)) {
+                return believed;
+            }
+        }
+    }
+    believed
+}
+
+/// An entry of `X-Forwarded-For`: an address, by some with a port, and then of IPv6 in brackets.
+fn forwarded_address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?;
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    let address =
+        bare.parse::<IpAddr>().or_else(|_| text.parse().map(|socket: std::net::SocketAddr| socket.ip()));
+    address.ok().map(|address| address.to_canonical())
+}
+
+/// Whether the request asks for a page, so that its client can receive the cookie.
+fn can_receive(parts: &Parts) -> bool {
+    affinity::can_receive(parts.method.as_str(), &parts.headers) && !is_asset(parts.uri.path())
+}
+
+/// A key for a client that has none.
+fn make_id() -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    let id = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("0"))
+}
+
+/// Takes one cookie out of every `Cookie` line.
+fn remove_cookie(headers: &mut HeaderMap, name: &str) {
+    if affinity::count(headers, name) == 0 {
+        return;
+    }
+    let lines: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    headers.remove(header::COOKIE);
+    for line in lines {
+        match affinity::without(line.as_bytes(), name) {
+            None => {
+                headers.append(header::COOKIE, line);
+            }
+            Some(rest) if rest.is_empty() => {}
+            Some(rest) => {
+                if let Ok(rest) = HeaderValue::from_bytes(&rest) {
+                    headers.append(header::COOKIE, rest);
+                }
+            }
+        }
+    }
+}
+
+/// Gives the client its id as a cookie, where the answer may carry it.
+pub(super) fn give_cookie(
+    status: StatusCode,
+    headers: &mut HeaderMap,
+    worker: &WorkerState,
+    steered: &Steered,
+) {
+    let Some((id, https)) = &steered.made else { return };
+    let Some(cookie) = worker.steering.as_ref().and_then(|steering| steering.affinity.as_ref()) else {
+        return;
+    };
+    if !affinity::may_set(status, headers, &cookie.cookie) {
+        return;
+    }
+    let secure = if *https { "; Secure" } else { "" };
+    let id = id.to_str().unwrap_or_default();
+    let text = format!("{}={id}; Path=/; HttpOnly{secure}; SameSite=Lax; Max-Age=31536000", cookie.cookie);
+    let Ok(line) = HeaderValue::from_str(&text) else { return };
+    headers.append(header::SET_COOKIE, line);
+    if !affinity::is_private(headers) {
+        add_to_list(headers, header::CACHE_CONTROL, "private");
+    }
+    if !affinity::varies_by_cookie(headers) {
+        add_to_list(headers, header::VARY, "Cookie");
+    }
+}
+
+/// Adds an element to a list-valued field of an answer, in the line that is there.
+fn add_to_list(headers: &mut HeaderMap, name: HeaderName, element: &'static str) {
+    let lines: Vec<&[u8]> = headers.get_all(&name).iter().map(HeaderValue::as_bytes).collect();
+    let mut list = lines.join(&b", "[..]);
+    if !trim_ows(&list).is_empty() {
+        list.extend_from_slice(b", ");
+    }
+    list.extend_from_slice(element.as_bytes());
+    headers
+        .insert(name, HeaderValue::from_bytes(&list).unwrap_or_else(|_| HeaderValue::from_static(element)));
+}
