@@ -7,6 +7,8 @@
 mod accept;
 mod admission;
 mod asks;
+mod asset_memory;
+mod assets;
 mod attempt;
 mod balance;
 mod body;
@@ -139,6 +141,7 @@ pub struct Shards {
     threads: Vec<Thread>,
     names: Names,
     budgets: Budgets,
+    asset_budgets: Budgets,
     standings: Arc<Standings>,
     /// What serves, for those who check upstreams.
     roster: tokio::sync::watch::Sender<Arc<Roster>>,
@@ -219,6 +222,7 @@ impl Shards {
             threads,
             names: Names::default(),
             budgets: Budgets::default(),
+            asset_budgets: Budgets::default(),
             standings,
             roster: tokio::sync::watch::Sender::default(),
             listeners: Vec::new(),
@@ -304,6 +308,7 @@ impl Shards {
             upstream_tls: files.upstream_tls,
             secrets: files.secrets,
             budgets: self.budgets.of_all(config, self.threads.len()),
+            asset_budgets: self.asset_budgets.of_all(config, self.threads.len()),
             names,
         };
         Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })

@@ -16,6 +16,7 @@ use http_body::Body;
 use tokio::time::Sleep;
 
 use super::admission::{Admitted, admit, chosen};
+use super::assets::Asset;
 use super::attempt::Attempts;
 use super::body::ResponseBody;
 use super::connection::ListenerSlot;
@@ -99,6 +100,8 @@ pub(super) struct Exchange {
     pub(super) meter: Box<Meter>,
     pub(super) admitted: Admitted,
     pub(super) attempts: Attempts,
+    /// Where other versions may be asked for what the own one has not got.
+    asset: Option<Box<Asset>>,
 }
 
 impl Exchange {
@@ -123,6 +126,8 @@ impl Exchange {
                 return Err(Box::new(refusal.answer(meter)));
             }
         };
+        let asset =
+            if meter.steered.is_some() { Asset::of(&meter, &parts, &admitted, bodiless) } else { None };
         let body = if admitted.upgrade.is_some() || bodiless {
             RequestBody::EMPTY
         } else {
@@ -133,12 +138,15 @@ impl Exchange {
             RequestBody::new(body, &progress, drained, most_trailers)
         };
         let request = Some(Request::from_parts(parts, body));
-        Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default() }))
+        Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default(), asset }))
     }
 
     /// Sends the request to its version, and makes the client's response of what comes back.
     async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
-        let exchanged = self.exchange().await;
+        let exchanged = match self.asset.take() {
+            None => self.exchange().await,
+            Some(asset) => Box::pin(self.exchange_asset(asset)).await,
+        };
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;
         Ok(match exchanged {

@@ -9,15 +9,16 @@ use http::HeaderValue;
 use rustls::ServerConfig;
 
 use super::Services;
+use super::assets::Assets;
 use super::budget::{Budget, Tally};
 use super::resolve::Addresses;
-use super::retire::Tenure;
+use super::retire::{Service, Tenure};
 use super::shard::Shard;
 use super::source::{Source, Spot};
 use super::steering::Steering;
 use super::tls::UpstreamConnector;
 use super::upstream::Endpoint;
-use crate::config::{Config, OnUnavailable, Timeouts, UpstreamHost, Version, Worker};
+use crate::config::{self, Config, OnUnavailable, Timeouts, UpstreamHost, Version, Worker};
 use crate::metrics::{VersionSeries, WorkerSeries};
 use crate::model::decision::{Policy, Reason};
 use crate::model::deployment::Metadata;
@@ -39,6 +40,8 @@ pub(super) struct Blueprint {
     pub(super) secrets: Vec<Option<Secret>>,
     /// By worker; for sending requests again.
     pub(super) budgets: Vec<Arc<Budget>>,
+    /// By worker; for asking other versions for assets.
+    pub(super) asset_budgets: Vec<Arc<Budget>>,
     /// By name.
     pub(super) names: HashMap<String, Addresses>,
 }
@@ -113,15 +116,17 @@ impl WorkerState {
     fn build(blueprint: &Arc<Blueprint>, index: usize, worker: &Worker, shard: &Rc<Shard>) -> Self {
         let name = &worker.policy.name;
         let registry = &shard.services().registry;
-        let build = |(at, version): (usize, &Version)| {
+        let deployed = worker.policy.deployment.versions.len();
+        let build = |(place, (at, version)): (usize, (usize, &Version))| {
             let backends = Backends::build(Source::all(blueprint, index, at), shard);
-            VersionState::build(worker, version, backends, shard)
+            let service = if place < deployed { Service::Deployed } else { Service::Retained };
+            VersionState::build(worker, version, service, backends, shard)
         };
         Self {
             blueprint: Arc::clone(blueprint),
             index,
             name: text(name.as_str()),
-            versions: worker.in_use().map(build).collect(),
+            versions: worker.in_use().enumerate().map(build).collect(),
             series: registry.worker(shard.index(), name),
             unversioned: registry.unversioned(shard.index(), Some(name)),
             tally: blueprint.budgets[index].tally(shard.index()),
@@ -129,7 +134,7 @@ impl WorkerState {
                 UpstreamHost::Name(name) => Some(text(name)),
                 UpstreamHost::Preserve | UpstreamHost::Upstream => None,
             },
-            steering: Steering::build(worker),
+            steering: Steering::build(worker, Assets::of(blueprint, index, shard.index())),
         }
     }
 
@@ -139,6 +144,11 @@ impl WorkerState {
 
     pub(super) fn policy(&self) -> &Policy {
         &self.config().policy
+    }
+
+    /// What is done about static assets; `None` where no path is one.
+    pub(super) fn assets(&self) -> Option<&config::Assets> {
+        self.config().assets.as_ref()
     }
 
     /// What overrides must show; `None` where they need not show anything.
@@ -174,7 +184,13 @@ impl WorkerState {
 }
 
 impl VersionState {
-    fn build(worker: &Worker, version: &Version, backends: Backends, shard: &Rc<Shard>) -> Self {
+    fn build(
+        worker: &Worker,
+        version: &Version,
+        service: Service,
+        backends: Backends,
+        shard: &Rc<Shard>,
+    ) -> Self {
         let metadata = &version.metadata;
         let exposed = |reason: &Reason| exposed(&worker.policy.name, metadata, *reason, None);
         let name = &worker.policy.name;
@@ -191,7 +207,7 @@ impl VersionState {
                 Vec::new()
             },
             backends,
-            tenure: shard.tenures().of(name, &metadata.id, &series),
+            tenure: shard.tenures().of(name, &metadata.id, service, &series),
             series,
             metadata: metadata.clone(),
         }
