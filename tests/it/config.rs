@@ -198,10 +198,7 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
 fn keys_that_do_not_work_yet_are_refused_and_not_ignored() {
     for (section, key) in [
         ("[server]", "state = \"state\""),
-        ("[[worker]]", "rule = []"),
         ("[[worker]]", "objects = {}"),
-        ("[worker.affinity]", "cookie = \"k\""),
-        ("[worker.affinity]", "cookie_forward = true"),
         ("[[worker.version]]", "migration = true"),
     ] {
         let source = ANNOTATED.replacen(&format!("\n{section}\n"), &format!("\n{section}\n{key}\n"), 1);
