@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::config::{Config, Worker};
+use crate::model::assets::DEPLOYMENT_HEADER;
 use crate::model::decision::{Policy, Reason, Selection, Sent};
 use crate::model::head::{KEY_HEADER, Lines};
 use crate::model::name::VersionId;
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
-use crate::model::ring::Arc;
+use crate::model::ring::{Arc, Member};
 use crate::model::route::Router;
 use crate::model::secret::Secret;
 use crate::model::share::Position;
@@ -164,11 +165,13 @@ pub fn explain<'a>(config: &'a Config, question: &Question) -> Result<Answer<'a>
     });
     let secret = secret(worker, overrides.is_some())?;
     let (key, overrides, secret) = (sent_key.as_deref(), overrides.as_deref(), secret.as_ref());
-    let sent = Sent { key, overrides, trusted, secret, ..Sent::default() };
+    let pinned = pinned(worker, question)?;
+    let sent = Sent { key, overrides, trusted, secret, pinned, ..Sent::default() };
     let policy = &worker.policy;
     let Selection { decision, overridden, key, .. } = policy.select(&sent);
     let drawn = decision.reason == Reason::Random;
-    let version = policy.deployment.version(decision.member).filter(|_| !drawn);
+    let version = worker.in_use().nth(decision.member.index()).filter(|_| !drawn);
+    let version = version.map(|(_, version)| &version.metadata.id);
     Ok(Answer {
         policy,
         version,
@@ -180,6 +183,17 @@ pub fn explain<'a>(config: &'a Config, question: &Question) -> Result<Answer<'a>
         overridden,
         overrides_allowed: policy.overrides.allow(trusted),
     })
+}
+
+/// The version that a request for an asset names.
+fn pinned(worker: &Worker, question: &Question) -> Result<Option<Member>, Mistake> {
+    let target = question.url.as_deref().map(target::Target::parse).transpose()?;
+    let (Some(assets), Some(target)) = (&worker.assets, target) else { return Ok(None) };
+    if !assets.matches(target.path) {
+        return Ok(None);
+    }
+    let line = question.headers.iter().find(|(name, _)| name == DEPLOYMENT_HEADER);
+    Ok(assets.pinned(line.map(|(_, value)| value.as_slice()), target.query))
 }
 
 /// What overrides for the worker must show, read only where there are any.

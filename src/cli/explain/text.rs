@@ -44,7 +44,7 @@ impl Answer<'_> {
         match self.reason {
             Reason::Object => "object: the position of the object's name on the ring decides",
             Reason::Override => "override: the request names the version",
-            Reason::Asset => "asset: the page that needs it came from this version",
+            Reason::Asset => "asset: the request names the version that its page came from",
             Reason::Key => "key: the version key's position on the ring decides",
             Reason::Random => "random: no override applies and there is no key",
             // Never said here: what is down is known to a running proxy alone.

@@ -202,7 +202,6 @@ async fn versions_with_a_share_are_asked_in_their_order_then_retained_ones_and_n
         file = file.spare(name, &site.backend);
         sites.push(site);
     }
-    let proxy = proxy(&file).await;
     for (own, expected) in [
         ("v1", ["v1", "v3", "v4", "r2", "r1"]),
         ("v4", ["v4", "v1", "v3", "r2", "r1"]),
@@ -210,6 +209,8 @@ async fn versions_with_a_share_are_asked_in_their_order_then_retained_ones_and_n
         ("v2", ["v2", "v1", "v3", "v4", "r2"]),
     ] {
         order.lock().unwrap().clear();
+        // With a budget of its own.
+        let proxy = proxy(&file).await;
         let own = format!("Cloudflare-Workers-Version-Overrides: shop=\"{own}\"");
         let answer = proxy
             .get_with(&format!("/assets/{expected:?}.js").replace(['"', ' ', '[', ']'], ""), &[&own])
