@@ -5,6 +5,7 @@
 
 mod address;
 mod affinity;
+mod assets;
 mod contradictions;
 mod deployment;
 mod fields;
@@ -29,6 +30,7 @@ use ipnet::IpNet;
 
 pub use address::{Address, Endpoint, Scheme, Upstream};
 pub use affinity::Affinity;
+pub use assets::{Assets, MOST_RETAINED};
 pub use health::{HealthCheck, OnUnavailable, Probe, StatusRange};
 pub use limits::Limits;
 pub use objects::{Handover, Objects};
@@ -188,8 +190,23 @@ pub struct Worker {
     pub affinity: Option<Affinity>,
     /// What is served by one version at a time; `None`: nothing is.
     pub objects: Option<Objects>,
+    /// Its static assets; `None`: no path is one.
+    pub assets: Option<Assets>,
     /// Every version that the file lists, in its order; a deployment may name only some.
     pub versions: Vec<Version>,
+}
+
+impl Worker {
+    /// The versions that serve, as a decision's members index them, each with its place in the file: those of the deployment
+    /// in its order, then those that are retained and not in it.
+    pub fn in_use(&self) -> impl Iterator<Item = (usize, &Version)> {
+        let deployed = &self.policy.deployment.versions;
+        let retained = self.assets.iter().flat_map(|assets| &assets.retain);
+        let ids = deployed.iter().chain(retained.filter(move |id| !deployed.contains(id)));
+        ids.filter_map(|id| {
+            self.versions.iter().enumerate().find(move |(_, version)| version.metadata.id == *id)
+        })
+    }
 }
 
 /// The `Host` that an upstream sees.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use limits::Limit;
 pub use objects::{HandoverResult, ObjectSeries};
-pub use series::{Retry, VersionSeries, WorkerSeries};
+pub use series::{AssetRequest, Retry, VersionSeries, WorkerSeries};
 
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::share::Share;
@@ -344,6 +344,12 @@ mod tests {
         b.request(Some(Reason::Key), 204, Duration::from_millis(3));
         b.request(Some(Reason::Override), 101, Duration::from_secs(3600));
         b.asset_miss(false);
+        a.asset_miss(true);
+        let (one, other) = (registry.worker(0, &worker()), registry.worker(1, &worker()));
+        for result in [AssetRequest::Hit, AssetRequest::Miss, AssetRequest::Failure, AssetRequest::Budget] {
+            one.asset_asked(result);
+        }
+        other.asset_asked(AssetRequest::Hit);
         registry.version(0, &worker(), &version("v2")).request(
             Some(Reason::Random),
             502,

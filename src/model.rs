@@ -3,6 +3,7 @@
 //! Nothing here performs I/O, reads a clock, or draws a random number: whatever a decision depends on is an argument.
 
 pub mod affinity;
+pub mod assets;
 pub mod decision;
 pub mod deployment;
 pub mod failover;

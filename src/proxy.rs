@@ -7,6 +7,8 @@
 mod accept;
 mod admission;
 mod asks;
+mod asset_memory;
+mod assets;
 mod attempt;
 mod balance;
 mod body;
@@ -158,6 +160,7 @@ pub struct Shards {
     threads: Vec<Thread>,
     names: Names,
     budgets: Budgets,
+    asset_budgets: Budgets,
     standings: Arc<Standings>,
     /// What serves, for those who check upstreams.
     roster: tokio::sync::watch::Sender<Arc<Roster>>,
@@ -231,12 +234,7 @@ impl Shards {
     pub fn start_with(threads: NonZeroUsize, services: &Services, timing: Timing) -> io::Result<Self> {
         let standings = Arc::new(Standings::new(timing));
         let census = Census::of_process(threads.get());
-        let common = Common {
-            services: services.clone(),
-            standings,
-            census,
-            objects: Arc::default(),
-        };
+        let common = Common { services: services.clone(), standings, census, objects: Arc::default() };
         let start = |index| Thread::start(index, common.clone());
         Ok(Self::over((0..threads.get()).map(start).collect::<io::Result<_>>()?, common))
     }
@@ -248,6 +246,7 @@ impl Shards {
             threads,
             names: Names::default(),
             budgets: Budgets::default(),
+            asset_budgets: Budgets::default(),
             standings,
             roster: tokio::sync::watch::Sender::default(),
             listeners: Vec::new(),
@@ -347,6 +346,7 @@ impl Shards {
             secrets: files.secrets,
             budgets: self.budgets.of_all(config, self.threads.len()),
             objects: self.objects.of_all(config, &self.registry),
+            asset_budgets: self.asset_budgets.of_all(config, self.threads.len()),
             names,
         };
         Ok(Prepared { blueprint: Arc::new(blueprint), listeners, unresolved })

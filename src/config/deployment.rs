@@ -27,12 +27,18 @@ impl<'a> Known<'a> {
         versions.iter().filter_map(|fields| fields.text("id")).map(|text| text.value).collect()
     }
 
-    fn contains(&self, id: &str) -> bool {
+    /// Whether this is one of them.
+    pub(super) fn contains(&self, id: &str) -> bool {
         self.set.contains(id)
     }
 
+    /// Whether there are none: then that is the mistake.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
     /// A diagnostic that an id is not one of these.
-    fn unknown(&self, text: &Text<'_>, whose: &str) -> Diagnostic {
+    pub(super) fn unknown(&self, text: &Text<'_>, whose: &str) -> Diagnostic {
         const MOST: usize = 8;
         let mut list: Vec<_> = self.ids.iter().take(MOST).map(|id| quoted(id)).collect();
         if self.ids.len() > MOST {

@@ -163,6 +163,7 @@ const COOKIE: Kind = Kind::Text {
 const ROUTE: Kind = text("a route such as \"example.com/*\", \"*.example.com/shop/*\" or \"*/*\"");
 const TRUSTED: Kind = text("an IP address, a network such as \"10.0.0.0/8\", or \"unix\"");
 const HOST: Kind = text("a host name without scheme, port and path");
+const ASSET_PATHS: Kind = text("a pattern such as \"/assets/*\" or \"*.js\"");
 const SENDERS: Kind = Kind::Choice(&["anyone", "trusted", "never"]);
 
 /// The file.
@@ -294,6 +295,7 @@ static WORKER: Section = Section {
         key("rule", Kind::List { of: &Kind::Table(&RULE), least: 0 }, "What is done to the headers of requests before they are assigned, in order; see docs/rules.md."),
         key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring, and the cookie that is a key."),
         key("objects", Kind::Table(&OBJECTS), "What is served by one version at a time: a room, a cart, a tenant."),
+        key("assets", Kind::Table(&ASSETS), "Static assets, which versions serve for each other."),
         key("version", list(&Kind::Table(&VERSION)), "The versions of the application.").required(),
         key("deployment", Kind::Table(&DEPLOYMENT), "How traffic is split between versions.").required(),
     ],
@@ -384,6 +386,16 @@ static OBJECTS: Section = Section {
             "With \"drain\", how long they may go on; then they are cut. Requests wait a little longer for their object.",
         )
         .or("30s"),
+    ],
+};
+
+static ASSETS: Section = Section {
+    name: "[worker.assets]",
+    doc: "Static assets, which versions serve for each other.",
+    keys: &[
+        key("paths", list(&ASSET_PATHS), "Which paths are static assets: patterns of the whole path, in which `*` stands for any run of characters.").required(),
+        key("fallback", Kind::Boolean, "Whether an asset that its version has not got is asked of the others.").or("true"),
+        key("retain", Kind::List { of: &VERSION_ID, least: 0 }, "The ids of at most 8 versions that serve assets even where they have no share, or are not deployed any more."),
     ],
 };
 

@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::address::{Scheme, Upstream};
 use super::affinity::affinity;
+use super::assets;
 use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk};
 use super::health;
@@ -20,7 +21,6 @@ use crate::model::decision::{Policy, Senders};
 use crate::model::deployment::Metadata;
 use crate::model::name::{NameError, Tag, VersionId, WorkerName};
 use crate::model::route::Pattern;
-use crate::rules::Rules;
 
 /// Every `[[worker]]` that is whole. `open` says whether a listener can be reached from other machines.
 pub(super) fn workers(walk: &mut Walk<'_>, all: &[Fields<'_>], open: bool) -> Vec<Worker> {
@@ -57,12 +57,12 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     let deployment = fields
         .table("deployment")
         .and_then(|table| deployment::deployment(walk, &table, &known, salt.as_deref().unwrap_or_default()));
+    let assets = fields.table("assets").map(|table| assets::assets(walk, &table, &known));
     let (name, mut deployment) = (name?, deployment?);
     if deployment.id.is_empty() {
         deployment.id = deployment.derived_id(&name);
     }
     Some(Worker {
-        policy: Policy { name, keys: senders(fields, "keys"), overrides, deployment },
         routes,
         expose_version: fields.boolean("expose_version").unwrap_or(false),
         upstream_host,
@@ -75,6 +75,8 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         rules,
         affinity,
         objects,
+        assets: assets.map(|assets| assets.resolved(&deployment, &versions)),
+        policy: Policy { name, keys: senders(fields, "keys"), overrides, deployment },
         versions,
     })
 }

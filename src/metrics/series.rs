@@ -39,6 +39,19 @@ pub enum Retry {
     Budget,
 }
 
+/// What became of asking another version for an asset that a request's own has not got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssetRequest {
+    /// It had it.
+    Hit,
+    /// It had not got it either.
+    Miss,
+    /// It failed, or did not say.
+    Failure,
+    /// It was not asked: the budget was spent.
+    Budget,
+}
+
 /// What one shard records of one worker.
 #[derive(Debug, Default)]
 pub struct WorkerSeries {
@@ -46,10 +59,14 @@ pub struct WorkerSeries {
     pub(super) overrides: [Counter; RESULTS],
     /// Headers that a rule could not set.
     pub(super) rule_values_dropped: Counter,
+    /// Assets asked of other versions, by [`AssetRequest`].
+    pub(super) assets_asked: [Counter; ASSET_REQUESTS.len()],
 }
 
 /// [`Retry`] as labels, in its order.
 pub(super) const RETRIES: [&str; 3] = ["success", "failure", "budget"];
+/// [`AssetRequest`] as labels, in its order.
+pub(super) const ASSET_REQUESTS: [&str; 4] = ["hit", "miss", "failure", "budget"];
 /// The status classes as labels.
 pub(super) const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// No reason, and every reason.
@@ -121,7 +138,7 @@ impl VersionSeries {
         (self.under_way.get().saturating_sub(tunnels), tunnels)
     }
 
-    /// Counts a script, style, image or font that was answered 404 or 410.
+    /// Counts an asset that the version has not got; `rescued`: another version had it.
     pub fn asset_miss(&self, rescued: bool) {
         self.misses[usize::from(rescued)].add(1);
     }
@@ -153,6 +170,11 @@ impl WorkerSeries {
 }
 
 impl WorkerSeries {
+    /// Counts an asset that was asked of another version.
+    pub fn asset_asked(&self, result: AssetRequest) {
+        self.assets_asked[result as usize].add(1);
+    }
+
     /// Counts a header that was removed because the value that a rule has for it can stand in none.
     pub fn rule_value_dropped(&self) {
         self.rule_values_dropped.add(1);

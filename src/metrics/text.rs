@@ -9,8 +9,8 @@ use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
 use super::limits::{Limit, Limited};
-use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
 use super::objects::{HandoverResult, ObjectSeries};
+use super::series::{ASSET_REQUESTS, BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
 use super::{ByShard, Checks, Ejections, Gauges, Objects, Process, Recorders, UpgradeResult};
 
 /// All families, always in the same order.
@@ -20,6 +20,7 @@ pub(super) fn render(recorders: &Recorders, process: &Process<'_>, gauges: &Gaug
     page.requests(recorders);
     page.durations(recorders);
     page.misses(recorders);
+    page.asset_requests(recorders);
     page.retries(recorders);
     page.overrides(recorders);
     page.rules(recorders);
@@ -119,13 +120,28 @@ impl Page {
         self.family(
             NAME,
             "counter",
-            "Scripts, styles, images and fonts that a version answered with 404 or 410.",
+            "Scripts, styles, images, fonts and other assets that a version has not got.",
         );
         for ((worker, version), shards) in &recorders.versions {
             let of = labels(worker.as_ref(), version.as_ref());
             for (at, rescued) in ["false", "true"].into_iter().enumerate() {
                 let labels = [&of[..], &[("rescued", rescued)]].concat();
                 self.counted(NAME, &labels, sum(shards, |series| &series.misses[at]));
+            }
+        }
+    }
+
+    fn asset_requests(&mut self, recorders: &Recorders) {
+        const NAME: &str = "gradual_asset_requests_total";
+        self.family(
+            NAME,
+            "counter",
+            "Assets asked of another version than the request's own, and what came of that.",
+        );
+        for (worker, shards) in &recorders.workers {
+            for (at, result) in ASSET_REQUESTS.into_iter().enumerate() {
+                let labels = [("worker", worker.as_str()), ("result", result)];
+                self.counted(NAME, &labels, sum(shards, |series| &series.assets_asked[at]));
             }
         }
     }
@@ -314,10 +330,14 @@ impl Page {
 
     fn objects(&mut self, objects: &Objects) {
         let gauges: [(_, _, fn(&ObjectSeries) -> &AtomicU64); 2] = [
-            ("gradual_objects_live", "Objects that have a request or tunnel under way.", |series| &series.live),
-            ("gradual_objects_waiting", "Requests that wait until another version has ended with their object.", |series| {
-                &series.waiting
+            ("gradual_objects_live", "Objects that have a request or tunnel under way.", |series| {
+                &series.live
             }),
+            (
+                "gradual_objects_waiting",
+                "Requests that wait until another version has ended with their object.",
+                |series| &series.waiting,
+            ),
         ];
         for (name, help, number) in gauges {
             self.family(name, "gauge", help);

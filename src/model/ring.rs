@@ -8,12 +8,13 @@ use super::decision::{Ask, Decision, Reason};
 use super::failover;
 use super::share::{POSITIONS, Position, Share};
 
-/// A version of a deployment, as its index in the order listed.
+/// A version of a worker, as its index: the deployment's versions in the order listed, then those that are retained and not in
+/// the deployment, which no ring knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Member(usize);
 
 impl Member {
-    /// The index in the deployment's list of versions.
+    /// The index among the versions that serve; below the number of the deployment's, also that in its list.
     pub fn index(self) -> usize {
         self.0
     }
@@ -176,6 +177,11 @@ impl Ring {
     /// The version of an index; `None` if the deployment has fewer.
     pub fn member(&self, index: usize) -> Option<Member> {
         (index < self.shares.len()).then_some(Member(index))
+    }
+
+    /// The version that comes so many after the last one that the ring knows: no key and no draw reaches it.
+    pub(super) fn beyond(&self, count: usize) -> Member {
+        Member(self.shares.len() + count)
     }
 
     /// The arcs in order.

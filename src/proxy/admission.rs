@@ -122,7 +122,7 @@ pub(super) fn admit(
     let introduction =
         Introduction { trusted, address: client.address_text.as_ref(), https, host: host.as_ref() };
     head::prepare_request(parts, &seen, &introduction);
-    set_metadata(parts, worker, version);
+    set_metadata(&mut parts.headers, worker, version);
     Ok(Admitted { host, upgrade, host_as_sent, te_trailers: seen.te_trailers })
 }
 
@@ -280,8 +280,8 @@ fn cut_tokens(parts: &mut Parts, seen: &Seen, worker: &WorkerState) {
     }
 }
 
-fn set_metadata(parts: &mut Parts, worker: &WorkerState, version: &VersionState) {
-    let headers = &mut parts.headers;
+/// Says which version the request is for.
+pub(super) fn set_metadata(headers: &mut HeaderMap, worker: &WorkerState, version: &VersionState) {
     headers.insert(head::WORKER, worker.name.clone());
     headers.insert(head::VERSION_ID, version.headers.id.clone());
     if let Some(tag) = &version.headers.tag {

@@ -47,8 +47,18 @@ pub(super) struct Attempts {
     again: bool,
     /// Whether it was given the form of HTTP/2, and so lost its `Host` line.
     pub(super) of_http2: bool,
+    /// Whether there is to be no second attempt at another endpoint.
+    only: bool,
     /// Where it failed.
     tried: Vec<Rc<Endpoint>>,
+}
+
+impl Attempts {
+    /// Those of a request that its own version has answered already: other versions see it once. Where a kept connection was
+    /// closed under it, nobody has.
+    pub(super) fn of_another_version() -> Self {
+        Self { only: true, moved: true, ..Self::default() }
+    }
 }
 
 /// A request comes back so often because its kept connection had ended: there may be several such connections.
@@ -236,7 +246,7 @@ impl Exchange {
 
     /// The one more attempt: at another endpoint, or else at `same`.
     fn retry(&mut self, failure: Failure, same: Option<Rc<Endpoint>>) -> Result<Choice, Failure> {
-        if self.attempts.retried || !failure.kind.is_upstream() {
+        if self.attempts.retried || self.attempts.only || !failure.kind.is_upstream() {
             return Err(failure);
         }
         let draw = self.meter.client.shard.draw();

@@ -1,5 +1,7 @@
 //! How many requests may be sent a second time: for each worker, over all threads, one for every five requests and ten a
-//! second. What is not spent goes again within about ten seconds. Linkerd's retry budget has these three figures, too.
+//! second. What is not spent goes again within about ten seconds. Linkerd's retry budget has these three figures, too. Assets
+//! that a version has not got are asked of others within a budget of their own (`super::assets`), of the same figures: then
+//! its requests are those for assets, and its retries what is asked of other versions.
 //!
 //! A request costs an addition to its shard's own tally. The tallies are added up only when a retry is wanted.
 

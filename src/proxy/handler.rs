@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::admission::{Admitted, Refusal, admit, chosen};
+use super::assets::Asset;
 use super::attempt::Attempts;
 use super::body::ResponseBody;
 use super::connection::ListenerSlot;
@@ -118,6 +119,8 @@ pub(super) struct Exchange {
     pub(super) meter: Box<Meter>,
     pub(super) admitted: Admitted,
     pub(super) attempts: Attempts,
+    /// Where other versions may be asked for what the own one has not got.
+    asset: Option<Box<Asset>>,
 }
 
 impl Exchange {
@@ -151,6 +154,8 @@ impl Exchange {
                 return Err(Halt::Answered(Box::new(refusal.answer(meter))));
             }
         };
+        let asset =
+            if meter.steered.is_some() { Asset::of(&meter, &parts, &admitted, bodiless) } else { None };
         let body = if admitted.upgrade.is_some() || bodiless {
             RequestBody::EMPTY
         } else {
@@ -161,17 +166,16 @@ impl Exchange {
             RequestBody::new(body, &progress, drained, most_trailers)
         };
         let request = Some(Request::from_parts(parts, body));
-        Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default() }))
+        Ok(Box::new(Self { request, meter, admitted, attempts: Attempts::default(), asset }))
     }
 
     /// Sends the request to its version, and makes the client's response of what comes back.
     pub(super) async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
-        let exchanged = match &self.meter.held {
-            None => self.exchange().await,
-            Some(held) => {
-                let tenancy = Arc::clone(held.tenancy());
-                Box::pin(self.exchange_within(tenancy)).await
-            }
+        let tenancy = self.meter.held.as_ref().map(|held| Arc::clone(held.tenancy()));
+        let exchanged = match (tenancy, self.asset.take()) {
+            (None, None) => self.exchange().await,
+            (Some(tenancy), _) => Box::pin(self.exchange_within(tenancy)).await,
+            (None, Some(asset)) => Box::pin(self.exchange_asset(asset)).await,
         };
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;

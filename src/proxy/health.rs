@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::probe::{self, ProbeError};
 use super::resolve::Addresses;
-use super::snapshot::{Blueprint, deployed};
+use super::snapshot::Blueprint;
 use super::source::{Source, Spot};
 use super::standing::{LastCheck, Standing, Standings};
 use super::upstream::{EndpointKey, Target};
@@ -33,7 +33,7 @@ impl Roster {
     pub(super) fn of(blueprint: &Blueprint, standings: &Arc<Standings>) -> Self {
         let mut versions = Vec::new();
         for (index, worker) in blueprint.config.workers.iter().enumerate() {
-            versions.extend(deployed(worker).map(|(at, version)| Listed {
+            versions.extend(worker.in_use().map(|(at, version)| Listed {
                 worker: worker.policy.name.clone(),
                 version: version.metadata.id.clone(),
                 sources: Source::all(blueprint, index, at),

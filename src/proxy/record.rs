@@ -37,7 +37,7 @@ pub(super) struct Meter {
     /// What the client was answered, or that it left first.
     status: u16,
     pub(super) error: Option<Kind>,
-    /// Whether the path is that of a script, style, image or font.
+    /// Whether the path is that of a script, style, image or font, or the worker says that it is an asset's.
     pub(super) is_asset: bool,
     pub(super) response_bytes: u64,
     outcome: Outcome,
@@ -151,6 +151,21 @@ impl Meter {
             self.stream = Some(self.client.shard.tenures().enter(&self.client, tenure));
         } else {
             self.client.watch.served_in(tenure);
+        }
+    }
+
+    /// Notes that another version is asked: from now on the request is that one's.
+    pub(super) fn moves(&mut self, member: usize, reason: Reason) {
+        if let Some(before) = self.version() {
+            before.series.ended(false);
+        }
+        self.version = Some((member, reason));
+        let Some(version) = self.version() else { return };
+        version.series.began();
+        let tenure = version.tenure.id();
+        match self.stream {
+            Some(place) => self.client.shard.tenures().moves(place, tenure),
+            None => self.client.watch.served_in(tenure),
         }
     }
 

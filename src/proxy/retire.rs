@@ -55,16 +55,32 @@ impl Tenure {
         }
     }
 
+    /// Notes that the version is in use.
+    fn goes_on(&self) {
+        self.left.set(None);
+        self.over.set(false);
+    }
+
     /// When what is still under way has to end; `None` where it need not, or has been told to.
     fn due(&self, grace: Duration) -> Option<Instant> {
         self.left.get().filter(|_| !self.over.get())?.checked_add(grace)
     }
 }
 
+/// What a version serves as. One that has left the deployment and is retained has two tenures: what it serves as a retained
+/// one goes on when what it had begun before is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Service {
+    /// It is in the deployment.
+    Deployed,
+    /// It is not, and retained for its assets.
+    Retained,
+}
+
 /// Every tenure of one shard that anything holds, and the HTTP/2 streams that are under way.
 #[derive(Default)]
 pub(super) struct Tenures {
-    known: RefCell<HashMap<(WorkerName, VersionId), Weak<Tenure>>>,
+    known: RefCell<HashMap<(WorkerName, VersionId, Service), Weak<Tenure>>>,
     last_id: Cell<u32>,
     streams: RefCell<Slab<Stream>>,
     /// The task that ends what is overdue.
@@ -85,10 +101,11 @@ impl Tenures {
         &self,
         worker: &WorkerName,
         version: &VersionId,
+        service: Service,
         series: &Arc<VersionSeries>,
     ) -> Rc<Tenure> {
         let mut known = self.known.borrow_mut();
-        let key = (worker.clone(), version.clone());
+        let key = (worker.clone(), version.clone(), service);
         if let Some(tenure) = known.get(&key).and_then(Weak::upgrade) {
             return tenure;
         }
@@ -110,6 +127,13 @@ impl Tenures {
         let place = self.streams.borrow_mut().insert(stream);
         client.begun.set(Some(place));
         place
+    }
+
+    /// Notes that the request of a place is another version's from now on.
+    pub(super) fn moves(&self, place: usize, tenure: u32) {
+        if let Some(stream) = self.streams.borrow_mut().get_mut(place) {
+            stream.tenure = tenure;
+        }
     }
 
     pub(super) fn leave(&self, place: usize) {
@@ -135,9 +159,16 @@ impl Tenures {
         let all: Vec<_> = self.known.borrow().values().filter_map(Weak::upgrade).collect();
         let left: Vec<_> = all.iter().map(|tenure| tenure.left.get().or(Some(now))).collect();
         all.iter().zip(left).for_each(|(tenure, left)| tenure.left.set(left));
-        for version in shard.snapshot().workers.iter().flat_map(|worker| &worker.versions) {
-            version.tenure.left.set(None);
-            version.tenure.over.set(false);
+        for worker in &shard.snapshot().workers {
+            for version in &worker.versions {
+                version.tenure.goes_on();
+                // What a version began as a retained one goes on when it is in the deployment again.
+                let name = &worker.policy().name;
+                let retained = (name.clone(), version.metadata.id.clone(), Service::Retained);
+                if let Some(tenure) = self.known.borrow().get(&retained).and_then(Weak::upgrade) {
+                    tenure.goes_on();
+                }
+            }
         }
     }
 
@@ -149,7 +180,7 @@ impl Tenures {
     /// Takes out what is overdue, and says so.
     fn overdue(&self, grace: Duration, now: Instant) -> Vec<Rc<Tenure>> {
         let mut overdue = Vec::new();
-        for ((worker, version), tenure) in &*self.known.borrow() {
+        for ((worker, version, _), tenure) in &*self.known.borrow() {
             let Some(tenure) = tenure.upgrade() else { continue };
             if tenure.due(grace).is_some_and(|due| due <= now) {
                 let (requests, tunnels) = tenure.series.under_way();

@@ -9,20 +9,21 @@ use http::HeaderValue;
 use rustls::ServerConfig;
 
 use super::Services;
+use super::assets::Assets;
 use super::budget::{Budget, Tally};
 use super::objects::Objects;
 use super::resolve::Addresses;
-use super::retire::Tenure;
+use super::retire::{Service, Tenure};
 use super::shard::Shard;
 use super::source::{Source, Spot};
 use super::steering::Steering;
 use super::tls::UpstreamConnector;
 use super::upstream::Endpoint;
-use crate::config::{Config, OnUnavailable, Timeouts, UpstreamHost, Version, Worker};
+use crate::config::{self, Config, OnUnavailable, Timeouts, UpstreamHost, Version, Worker};
 use crate::metrics::{VersionSeries, WorkerSeries};
 use crate::model::decision::{Policy, Reason};
 use crate::model::deployment::Metadata;
-use crate::model::name::{VersionId, WorkerName};
+use crate::model::name::WorkerName;
 use crate::model::overrides::OverrideProblem;
 use crate::model::route::Router;
 use crate::model::secret::Secret;
@@ -42,6 +43,8 @@ pub(super) struct Blueprint {
     pub(super) budgets: Vec<Arc<Budget>>,
     /// By worker; `None` where it has none.
     pub(super) objects: Vec<Option<Objects>>,
+    /// By worker; for asking other versions for assets.
+    pub(super) asset_budgets: Vec<Arc<Budget>>,
     /// By name.
     pub(super) names: HashMap<String, Addresses>,
 }
@@ -60,7 +63,7 @@ pub(super) struct WorkerState {
     index: usize,
     /// `Gradual-Worker`.
     pub(super) name: HeaderValue,
-    /// In the order of the deployment.
+    /// In the order of the deployment; then those that are retained and not in it.
     pub(super) versions: Vec<VersionState>,
     pub(super) series: Arc<WorkerSeries>,
     /// Counts requests that reached no version.
@@ -112,27 +115,21 @@ impl Snapshot {
     }
 }
 
-/// A worker's versions in the order of its deployment, each with its place in the file.
-pub(super) fn deployed(worker: &Worker) -> impl Iterator<Item = (usize, &Version)> {
-    let named = |id: &VersionId| {
-        worker.versions.iter().enumerate().find(move |(_, version)| version.metadata.id == *id)
-    };
-    worker.policy.deployment.versions.iter().filter_map(named)
-}
-
 impl WorkerState {
     fn build(blueprint: &Arc<Blueprint>, index: usize, worker: &Worker, shard: &Rc<Shard>) -> Self {
         let name = &worker.policy.name;
         let registry = &shard.services().registry;
-        let build = |(at, version): (usize, &Version)| {
+        let deployed = worker.policy.deployment.versions.len();
+        let build = |(place, (at, version)): (usize, (usize, &Version))| {
             let backends = Backends::build(Source::all(blueprint, index, at), shard);
-            VersionState::build(worker, version, backends, shard)
+            let service = if place < deployed { Service::Deployed } else { Service::Retained };
+            VersionState::build(worker, version, service, backends, shard)
         };
         Self {
             blueprint: Arc::clone(blueprint),
             index,
             name: text(name.as_str()),
-            versions: deployed(worker).map(build).collect(),
+            versions: worker.in_use().enumerate().map(build).collect(),
             series: registry.worker(shard.index(), name),
             unversioned: registry.unversioned(shard.index(), Some(name)),
             tally: blueprint.budgets[index].tally(shard.index()),
@@ -140,7 +137,7 @@ impl WorkerState {
                 UpstreamHost::Name(name) => Some(text(name)),
                 UpstreamHost::Preserve | UpstreamHost::Upstream => None,
             },
-            steering: Steering::build(worker),
+            steering: Steering::build(worker, Assets::of(blueprint, index, shard.index())),
         }
     }
 
@@ -150,6 +147,11 @@ impl WorkerState {
 
     pub(super) fn policy(&self) -> &Policy {
         &self.config().policy
+    }
+
+    /// What is done about static assets; `None` where no path is one.
+    pub(super) fn assets(&self) -> Option<&config::Assets> {
+        self.config().assets.as_ref()
     }
 
     /// What overrides must show; `None` where they need not show anything.
@@ -190,7 +192,13 @@ impl WorkerState {
 }
 
 impl VersionState {
-    fn build(worker: &Worker, version: &Version, backends: Backends, shard: &Rc<Shard>) -> Self {
+    fn build(
+        worker: &Worker,
+        version: &Version,
+        service: Service,
+        backends: Backends,
+        shard: &Rc<Shard>,
+    ) -> Self {
         let metadata = &version.metadata;
         let exposed = |reason: &Reason| exposed(&worker.policy.name, metadata, *reason, None);
         let name = &worker.policy.name;
@@ -207,7 +215,7 @@ impl VersionState {
                 Vec::new()
             },
             backends,
-            tenure: shard.tenures().of(name, &metadata.id, &series),
+            tenure: shard.tenures().of(name, &metadata.id, service, &series),
             series,
             metadata: metadata.clone(),
         }

@@ -12,18 +12,21 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use super::admission::{fail_over, remove_refused};
+use super::assets::Assets;
 use super::handler::Client;
 use super::head::{self, Seen};
 use super::objects::{self, Held, Obstacle};
 use super::overrides;
 use super::record::{Meter, is_asset};
 use super::snapshot::WorkerState;
-use crate::config::{Affinity, TrustedProxies, Worker};
+use crate::config::{self, Affinity, TrustedProxies, Worker};
 use crate::model::affinity;
+use crate::model::assets::DEPLOYMENT_HEADER;
 use crate::model::decision::{Origin, Ruled, Selection, Sent};
 use crate::model::forwarded;
 use crate::model::head::{KEY_HEADER, Lines, trim_ows};
 use crate::model::overrides::{OVERRIDES_HEADER, Override};
+use crate::model::ring::Member;
 use crate::rules::{Expression, Facts, Outcome, Rules};
 
 /// What a worker's requests are steered by.
@@ -33,6 +36,8 @@ pub(super) struct Steering {
     affinity: Option<Affinity>,
     /// Names the object of a request.
     object: Option<Expression>,
+    /// `None` where no path is an asset.
+    pub(super) assets: Option<Assets>,
 }
 
 /// What a steered request remembers until its answer.
@@ -42,6 +47,8 @@ pub(super) struct Steered {
     pub(super) ray: Option<u64>,
     /// The id that was made for its client, and whether it may only be sent back over https.
     made: Option<(HeaderValue, bool)>,
+    /// The version that was chosen for an asset.
+    pub(super) asset: Option<Member>,
 }
 
 /// A request on its way to a version, as steering sees it.
@@ -58,14 +65,16 @@ pub(super) struct Request<'a> {
 
 impl Steering {
     /// `None` where the worker configures nothing of it.
-    pub(super) fn build(worker: &Worker) -> Option<Box<Self>> {
-        if worker.rules.is_empty() && worker.affinity.is_none() && worker.objects.is_none() {
+    pub(super) fn build(worker: &Worker, assets: Option<Assets>) -> Option<Box<Self>> {
+        let object = worker.objects.as_ref().map(|objects| objects.key.clone());
+        if worker.rules.is_empty() && worker.affinity.is_none() && object.is_none() && assets.is_none() {
             return None;
         }
         Some(Box::new(Self {
             rules: worker.rules.clone(),
             affinity: worker.affinity.clone(),
-            object: worker.objects.as_ref().map(|objects| objects.key.clone()),
+            object,
+            assets,
         }))
     }
 }
@@ -92,10 +101,13 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
     };
     let ruled = edit(worker, edits, &mut parts.headers);
     let headers = &parts.headers;
+    let assets = worker.assets().filter(|assets| assets.matches(parts.uri.path()));
+    meter.is_asset |= assets.is_some();
     let overrides = headers.joined(OVERRIDES_HEADER);
     let key = headers.joined(KEY_HEADER);
     let cookie = steering.affinity.as_ref().and_then(|cookie| affinity::find(headers, &cookie.cookie));
-    let made = (cookie.is_none() && steering.affinity.is_some() && can_receive(parts)).then(make_id);
+    let receives = steering.affinity.is_some() && assets.is_none() && can_receive(parts);
+    let made = (cookie.is_none() && receives).then(make_id);
     let sent = Sent {
         object: object.as_deref(),
         key: key.as_deref(),
@@ -104,13 +116,15 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
         denied,
         trusted: request.trusted,
         secret: overrides.as_deref().and_then(|_| worker.secret()),
+        pinned: assets.and_then(|assets| pinned(assets, parts)),
         cookie,
         made: made.as_ref().map(HeaderValue::as_bytes),
         draw: request.client.shard.draw(),
         ..Sent::default()
     };
     let selection = worker.policy().select(&sent);
-    note(worker, meter, &selection, sent.draw);
+    let member = note(worker, meter, &selection, sent.draw);
+    steered.asset = assets.map(|_| member);
     let origin = selection.origin;
     let from_cookie = cookie.filter(|_| origin == Origin::Cookie);
     let from_cookie = from_cookie.and_then(|value| HeaderValue::from_bytes(value).ok());
@@ -125,7 +139,7 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
 }
 
 /// Notes the choice, or what stands in for it.
-fn note(worker: &WorkerState, meter: &mut Meter, selection: &Selection<'_>, draw: u64) {
+fn note(worker: &WorkerState, meter: &mut Meter, selection: &Selection<'_>, draw: u64) -> Member {
     let decision = if worker.remaps() { fail_over(worker, selection, draw) } else { selection.decision };
     match selection.overridden {
         Override::Absent => {}
@@ -134,6 +148,13 @@ fn note(worker: &WorkerState, meter: &mut Meter, selection: &Selection<'_>, draw
     }
     meter.overridden = selection.overridden;
     meter.chose(decision.member.index(), decision.reason);
+    decision.member
+}
+
+/// The version that the page of an asset came from, where the request says so.
+fn pinned(assets: &config::Assets, parts: &Parts) -> Option<Member> {
+    let header = parts.headers.get(DEPLOYMENT_HEADER).map(HeaderValue::as_bytes);
+    assets.pinned(header, parts.uri.query())
 }
 
 /// What only this proxy needed of the head does not go on.

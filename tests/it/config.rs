@@ -180,7 +180,8 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
     let explicit = format!(
         "[limits]\n{}\n[log]\naccess = {}\n[[listener]]\naddress = \"127.0.0.1:8080\"\n\
          proxy_protocol = {}\n[[worker]]\nname = \"my-worker\"\nexpose_version = {}\noverrides = {}\nkeys = {}\n\
-         on_unavailable = {}\nupstream_host = {}\ntimeouts = {{ connect = {}, response = {}, idle = {} }}\n",
+         on_unavailable = {}\nupstream_host = {}\ntimeouts = {{ connect = {}, response = {}, idle = {} }}\n\
+         assets = {{ paths = [\"*.js\"], fallback = {} }}\n",
         limits.join("\n"),
         d("log.access"),
         d("listener.proxy_protocol"),
@@ -192,9 +193,12 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
         d("worker.timeouts.connect"),
         d("worker.timeouts.response"),
         d("worker.timeouts.idle"),
+        d("worker.assets.fallback"),
     );
     let (_, rest) = MINIMAL.split_once("name = \"my-worker\"\n").unwrap();
-    assert_eq!(good(&(explicit + rest)), good(MINIMAL));
+    let implicit =
+        MINIMAL.replace("name = \"my-worker\"\n", "name = \"my-worker\"\nassets.paths = [\"*.js\"]\n");
+    assert_eq!(good(&(explicit + rest)), good(&implicit));
     let admin = format!("[admin]\naddress = {}\n", d("admin.address"));
     assert_eq!(good(&(admin + MINIMAL)).admin.address, good(MINIMAL).admin.address);
 }
@@ -203,7 +207,6 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
 fn keys_that_do_not_work_yet_are_refused_and_not_ignored() {
     for (section, key) in [
         ("[server]", "state = \"state\""),
-        ("[[worker]]", "assets = {}"),
         ("[[worker]]", "objects = {}"),
         ("[[worker.version]]", "migration = true"),
     ] {

@@ -57,6 +57,34 @@ fn a_key_is_explained_with_position_and_ring() {
 }
 
 #[test]
+fn an_assets_pin_is_explained_as_the_proxy_obeys_it() {
+    let text = r#"
+        listener = [{ address = "127.0.0.1:0" }]
+        [[worker]]
+        name = "shop"
+        assets = { paths = ["/assets/*"], retain = ["v0"] }
+        version = [
+          { id = "v0", upstreams = ["http://127.0.0.1:1"] },
+          { id = "v1", tag = "a b", upstreams = ["http://127.0.0.1:2"] },
+          { id = "v2", upstreams = ["http://127.0.0.1:3"] },
+        ]
+        deployment = { versions = [{ version_id = "v1", percentage = 100 }, { version_id = "v2", percentage = 0 }] }
+    "#;
+    let (config, _) = gradual::config::parse("gradual.toml", text, std::path::Path::new("/")).unwrap();
+    for (arguments, version, reason) in [
+        (&["/assets/a.js?dpl=v0"][..], json!("v0"), "asset"),
+        (&["/assets/a.js?x=y&dpl=a%20b#z"], json!("v1"), "asset"),
+        (&["--header", "X-Deployment-Id: v0", "shop.example/assets/a.js"], json!("v0"), "asset"),
+        (&["/assets/a.js?dpl=v2"], Value::Null, "random"),
+        (&["/page?dpl=v0"], Value::Null, "random"),
+        (&["/assets/a.js#?dpl=v0"], Value::Null, "random"),
+    ] {
+        let answer = ask(&config, arguments).unwrap();
+        assert_eq!((&answer["version_id"], &answer["reason"]), (&version, &json!(reason)), "{arguments:?}");
+    }
+}
+
+#[test]
 fn the_answer_for_machines_has_the_published_members_in_every_case() {
     for arguments in
         [&[][..], &["--key", "k"], &["-H", "Cloudflare-Workers-Version-Overrides: my-worker=\"v0\""]]

@@ -60,6 +60,7 @@ pub(crate) fn worker(name: &str, routes: &[&str], versions: &[(&str, u32)]) -> W
         rules: Rules::default(),
         affinity: None,
         objects: None,
+        assets: None,
         versions: versions.iter().map(|(id, _)| version(id)).collect(),
     }
 }

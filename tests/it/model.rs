@@ -1,6 +1,7 @@
 //! Every guarantee of the decision, as a property or a table.
 
 mod affinity;
+mod assets;
 mod deployment;
 mod failover;
 mod overrides;

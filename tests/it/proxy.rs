@@ -1,5 +1,6 @@
 //! The data plane end to end: real sockets on loopback, real backends, exact bytes.
 
+mod assets;
 mod bodies;
 mod budget;
 mod calls;

@@ -2,16 +2,18 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
 use http::header::HeaderName;
+use http::{HeaderMap, HeaderValue};
 
 use super::{Answer, KeyFrom, RuleRun};
 use crate::cli::request::{Mistake, Request, Sender, Target};
-use crate::config::{Affinity, Worker};
+use crate::config::{Affinity, Assets, Worker};
 use crate::model::affinity;
+use crate::model::assets::DEPLOYMENT_HEADER;
 use crate::model::decision::{Origin, Reason, Ruled, Selection, Sent};
 use crate::model::head::{KEY_HEADER, Lines};
 use crate::model::overrides::OVERRIDES_HEADER;
+use crate::model::ring::Member;
 use crate::proxy::is_asset;
 use crate::rules::{Facts, Outcome, Scratch};
 
@@ -29,14 +31,17 @@ pub(super) fn answer<'a>(
     let denied = refused.is_some_and(|field| policy.denies(&field, trusted));
     let key_denied = headers.contains_key(KEY_HEADER) && !policy.keys.allow(trusted);
     gate(worker, trusted, &mut headers);
-    let rules = run(worker, &request.facts(target, &headers, sender));
+    let facts = request.facts(target, &headers, sender);
+    let object = object(worker, &facts);
+    let rules = run(worker, &facts);
     let ruled = apply(&rules, &mut headers);
     let overrides = headers.joined(OVERRIDES_HEADER);
     let secret = super::secret(worker, overrides.is_some())?;
     let key = headers.joined(KEY_HEADER);
     let cookie = worker.affinity.as_ref();
     let value = cookie.and_then(|cookie| affinity::find(&headers, &cookie.cookie));
-    let receives = cookie.is_some() && receives(request, target, &headers);
+    let assets = worker.assets.as_ref().filter(|assets| assets.matches(target.path));
+    let receives = cookie.is_some() && assets.is_none() && receives(request, target, &headers);
     let sent = Sent {
         key: key.as_deref(),
         overrides: overrides.as_deref(),
@@ -44,6 +49,8 @@ pub(super) fn answer<'a>(
         denied,
         trusted,
         secret: secret.as_ref(),
+        object: object.as_deref(),
+        pinned: assets.and_then(|assets| pinned(assets, target, &headers)),
         cookie: value,
         // Any id: where it falls on the ring is not said.
         made: (value.is_none() && receives).then_some(b"id"),
@@ -52,7 +59,8 @@ pub(super) fn answer<'a>(
     let Selection { decision, overridden, key, origin } = policy.select(&sent);
     let made = origin == Origin::Made;
     let known = decision.reason != Reason::Random && !made;
-    let version = policy.deployment.version(decision.member).filter(|_| known);
+    let version = worker.in_use().nth(decision.member.index()).filter(|_| known);
+    let version = version.map(|(_, version)| &version.metadata.id);
     Ok(Answer {
         policy,
         version,
@@ -77,6 +85,18 @@ fn gate(worker: &Worker, trusted: bool, headers: &mut HeaderMap) {
     if !worker.policy.overrides.allow(trusted) {
         headers.remove(OVERRIDES_HEADER);
     }
+}
+
+/// The name of the object that the request is for.
+fn object(worker: &Worker, facts: &Facts<'_>) -> Option<Vec<u8>> {
+    let mut scratch = Scratch::default();
+    let name = worker.objects.as_ref()?.key.value(facts, &mut scratch)?;
+    (!name.is_empty()).then(|| name.to_vec())
+}
+
+/// The version that a request for an asset names.
+fn pinned(assets: &Assets, target: &Target<'_>, headers: &HeaderMap) -> Option<Member> {
+    assets.pinned(headers.get(DEPLOYMENT_HEADER).map(HeaderValue::as_bytes), target.query)
 }
 
 /// What each rule says of the request as it came.

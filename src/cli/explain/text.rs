@@ -51,7 +51,7 @@ impl Answer<'_> {
         match self.reason {
             Reason::Object => "object: the position of the object's name on the ring decides",
             Reason::Override => "override: the request names the version",
-            Reason::Asset => "asset: the page that needs it came from this version",
+            Reason::Asset => "asset: the request names the version that its page came from",
             Reason::Key if self.is_made() => {
                 "key: the proxy makes an id, and its position on the ring decides"
             }

@@ -131,9 +131,7 @@ async fn witness(version: &'static str, chronicle: &Arc<Chronicle>) -> Backend {
     let chronicle = Arc::clone(chronicle);
     raw_backend(move |mut socket| {
         let chronicle = Arc::clone(&chronicle);
-        async move {
-            while let Some(()) = serve(version, &chronicle, &mut socket).await {}
-        }
+        async move { while let Some(()) = serve(version, &chronicle, &mut socket).await {} }
     })
     .await
 }

@@ -20,7 +20,8 @@ pub(crate) struct File {
 struct Version {
     id: String,
     upstreams: Vec<String>,
-    percentage: u32,
+    /// `None`: it is not in the deployment.
+    percentage: Option<u32>,
     more: String,
 }
 
@@ -36,7 +37,16 @@ impl File {
     }
 
     /// A version at any URLs.
-    pub(crate) fn version_at(mut self, id: &str, urls: &[&str], percentage: u32) -> Self {
+    pub(crate) fn version_at(self, id: &str, urls: &[&str], percentage: u32) -> Self {
+        self.listed(id, urls, Some(percentage))
+    }
+
+    /// A version at a backend that is not in the deployment.
+    pub(crate) fn spare(self, id: &str, backend: &Backend) -> Self {
+        self.listed(id, &[backend.url()], None)
+    }
+
+    fn listed(mut self, id: &str, urls: &[&str], percentage: Option<u32>) -> Self {
         let upstreams = urls.iter().map(|url| (*url).to_owned()).collect();
         self.versions.push(Version { id: id.to_owned(), upstreams, percentage, more: String::new() });
         self
@@ -97,7 +107,9 @@ impl File {
         }
         writeln!(text, "[worker.deployment]\nversions = [").unwrap();
         for Version { id, percentage, .. } in &self.versions {
-            writeln!(text, "  {{ version_id = \"{id}\", percentage = {percentage} }},").unwrap();
+            if let Some(percentage) = percentage {
+                writeln!(text, "  {{ version_id = \"{id}\", percentage = {percentage} }},").unwrap();
+            }
         }
         writeln!(text, "]\n{}", self.end).unwrap();
         text

@@ -1,0 +1,418 @@
+//! Static assets that a version has not got: they are asked of others.
+//!
+//! Of the first answer only the head is looked at. Where it says that the asset is missing, its body waits where it is, held
+//! back by its upstream's connection, while other versions are asked, one after the other. The first that has the asset
+//! answers; where none has, the first answer goes on, and says that nobody may keep it.
+//!
+//! What a flood of paths that nobody has can cost is bounded: each version is asked once, four besides the own at the most,
+//! within a budget for each worker (one for every five requests for assets, and ten a second), and not again for a path
+//! that nobody had some seconds ago (`super::asset_memory`).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::admission::{Admitted, chosen, set_metadata};
+use super::asset_memory::{Memory, Place};
+use super::attempt::Attempts;
+use super::budget::{Budget, Tally};
+use super::failure::{Failure, Kind};
+use super::handler::Exchange;
+use super::head;
+use super::record::{self, Meter};
+use super::snapshot::{Blueprint, Snapshot, WorkerState};
+use super::upload::RequestBody;
+use super::upstream::Lease;
+use crate::config;
+use crate::metrics::AssetRequest;
+use crate::model::assets::MOST_OTHERS;
+use crate::model::decision::Reason;
+use crate::model::ring::Member;
+
+/// What one shard keeps of a worker's assets.
+pub(super) struct Assets {
+    memory: RefCell<Memory>,
+    /// For asking other versions, of all shards.
+    budget: Arc<Budget>,
+    /// Counts requests for assets for the budget.
+    tally: Arc<Tally>,
+}
+
+impl Assets {
+    /// `None` where no path of the worker is an asset.
+    pub(super) fn of(blueprint: &Blueprint, worker: usize, shard: usize) -> Option<Self> {
+        blueprint.config.workers.get(worker)?.assets.as_ref()?;
+        let budget = Arc::clone(blueprint.asset_budgets.get(worker)?);
+        Some(Self { memory: RefCell::default(), tally: budget.tally(shard), budget })
+    }
+}
+
+/// A request for an asset that may be asked of other versions.
+pub(super) struct Asset {
+    /// As it is before it takes the form of a connection: what is sent is used up. `None` where there is no other version.
+    copy: Option<Request<()>>,
+    host: Option<HeaderValue>,
+    path: Box<str>,
+    /// Whether the path says that it is a script, style, image or font: then it is no page.
+    is_file: bool,
+    /// Its own version, and why that one.
+    own: Member,
+    reason: Reason,
+}
+
+type Answer = (Response<Incoming>, Lease);
+
+impl Asset {
+    /// Of a request that is ready to be sent to its own version; `None` where it is not for others. `whole`: it has no body.
+    pub(super) fn of(meter: &Meter, parts: &Parts, admitted: &Admitted, whole: bool) -> Option<Box<Self>> {
+        let own = meter.steered.as_ref()?.asset?;
+        let (_, reason) = meter.version?;
+        let (worker, _) = chosen(meter)?;
+        let (assets, config) = assets_of(worker)?;
+        let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
+        let is_whole = whole && admitted.upgrade.is_none();
+        let may_be_shared = reason != Reason::Object && !parts.headers.contains_key(header::AUTHORIZATION);
+        if !(config.fallback && is_read && is_whole && may_be_shared) {
+            return None;
+        }
+        assets.tally.request();
+        let copy = || {
+            let mut copy = Request::new(());
+            copy.method_mut().clone_from(&parts.method);
+            copy.uri_mut().clone_from(&parts.uri);
+            copy.headers_mut().clone_from(&parts.headers);
+            *copy.version_mut() = parts.version;
+            copy
+        };
+        let path = parts.uri.path();
+        Some(Box::new(Self {
+            copy: config.eligible.others_than(own).then(copy),
+            host: admitted.host.clone(),
+            path: path.into(),
+            is_file: record::is_asset(path),
+            own,
+            reason,
+        }))
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { host: self.host.as_ref().map_or(b"", HeaderValue::as_bytes), path: &self.path }
+    }
+
+    /// Whether an answer is a page where there should be a script, style, image or font: applications that draw their pages
+    /// in the browser answer so for every path that they do not know.
+    fn is_trap(&self, response: &Response<Incoming>) -> bool {
+        self.is_file && response.status().is_success() && is_html(response.headers())
+    }
+
+    /// Whether an answer says that its version has not got the asset.
+    fn is_missing(&self, response: &Response<Incoming>) -> bool {
+        matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE) || self.is_trap(response)
+    }
+
+    /// Whether an answer is about the asset: all or a part of it, or that what the client has of it is still right, or that it
+    /// has not got what the client wants of it.
+    fn is_found(&self, response: &Response<Incoming>) -> bool {
+        let status = response.status();
+        let is_about = matches!(
+            status,
+            StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE
+        );
+        (status.is_success() || is_about) && !self.is_trap(response)
+    }
+}
+
+fn assets_of(worker: &WorkerState) -> Option<(&Assets, &config::Assets)> {
+    Some((worker.steering.as_ref()?.assets.as_ref()?, worker.assets()?))
+}
+
+fn is_html(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let essence = media_type.split(|&byte| byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"text/html")
+}
+
+/// Each other version has so much of the time for an answer: one part in five, as there are four and the own one.
+const TURNS: u32 = 5;
+
+/// A search for a version that has the asset.
+struct Search {
+    asset: Box<Asset>,
+    snapshot: Rc<Snapshot>,
+    worker: usize,
+    /// The own version, and every other that was asked.
+    asked: Vec<Member>,
+    /// Whether some version could not be asked, or did not say.
+    unsure: bool,
+    /// When the time for an answer is over.
+    due: Instant,
+    /// The most time for each other version.
+    turn: Duration,
+}
+
+impl Search {
+    fn new(asset: Box<Asset>, meter: &Meter) -> Option<Self> {
+        let (worker, _) = chosen(meter)?;
+        let limit = worker.timeouts().response;
+        Some(Self {
+            asked: vec![asset.own],
+            asset,
+            snapshot: Rc::clone(&meter.snapshot),
+            worker: meter.worker?,
+            unsure: false,
+            due: meter.started.checked_add(limit)?,
+            turn: limit / TURNS,
+        })
+    }
+
+    fn worker(&self) -> Option<(&WorkerState, &Assets, &config::Assets)> {
+        let worker = self.snapshot.workers.get(self.worker)?;
+        let (assets, config) = assets_of(worker)?;
+        Some((worker, assets, config))
+    }
+
+    fn is_up(&self, member: Member) -> bool {
+        let version = self.worker().and_then(|(worker, ..)| worker.versions.get(member.index()));
+        version.is_some_and(|version| !version.backends.are_down())
+    }
+
+    /// The version that had the asset when the own had not, where that is known, and it is up.
+    fn remembered(&self) -> Option<Member> {
+        let (_, assets, _) = self.worker()?;
+        let memory = assets.memory.borrow();
+        memory.found(self.asset.place(), self.asset.own, Instant::now()).filter(|member| self.is_up(*member))
+    }
+
+    fn is_known_to_be_missing(&self) -> bool {
+        let missed = |assets: &Assets| assets.memory.borrow().is_missed(self.asset.place(), Instant::now());
+        self.worker().is_none_or(|(_, assets, _)| missed(assets))
+    }
+
+    /// The next version to ask, paid from the budget.
+    fn next(&mut self) -> Next {
+        let Some((worker, assets, config)) = self.worker() else { return Next::Nobody };
+        let Some(member) = config.eligible.next(&self.asked, |member| self.is_up(member)) else {
+            return Next::Nobody;
+        };
+        if Instant::now() >= self.due {
+            return Next::Unaffordable;
+        }
+        if !assets.budget.take(Instant::now()) {
+            worker.series.asset_asked(AssetRequest::Budget);
+            return Next::Unaffordable;
+        }
+        self.asked.push(member);
+        Next::Ask(member)
+    }
+
+    /// Whether a version that might have the asset has not said anything.
+    fn has_gaps(&self) -> bool {
+        let down = |config: &config::Assets| {
+            let left = |member: &Member| !self.asked.contains(member) && !self.is_up(*member);
+            self.asked.len() <= MOST_OTHERS && config.eligible.members().iter().any(left)
+        };
+        self.unsure || self.worker().is_some_and(|(_, _, config)| down(config))
+    }
+
+    fn remember_found(&self, by: Member) {
+        if let Some((worker, assets, _)) = self.worker() {
+            assets.memory.borrow_mut().remember_found(self.asset.place(), self.asset.own, by, Instant::now());
+            if let Some(own) = worker.versions.get(self.asset.own.index()) {
+                own.series.asset_miss(true);
+            }
+        }
+    }
+
+    fn forget_found(&self) {
+        if let Some((_, assets, _)) = self.worker() {
+            assets.memory.borrow_mut().forget_found(self.asset.place(), self.asset.own);
+        }
+    }
+
+    fn remember_missed(&self) {
+        if let Some((_, assets, _)) = self.worker() {
+            let surely = !self.has_gaps();
+            assets.memory.borrow_mut().remember_missed(self.asset.place(), surely, Instant::now());
+        }
+    }
+}
+
+/// Who is asked next.
+enum Next {
+    Ask(Member),
+    /// Nobody is left.
+    Nobody,
+    /// Somebody is left, but there is no time or no budget.
+    Unaffordable,
+}
+
+impl Exchange {
+    /// Sends a request for an asset to its version, and to others where that one has not got it.
+    pub(super) async fn exchange_asset(&mut self, asset: Box<Asset>) -> Result<Answer, Failure> {
+        let mut search = Search::new(asset, &self.meter).ok_or(Kind::NoUpstream)?;
+        if let Some(member) = search.remembered() {
+            search.asked.push(member);
+            if let Some(answer) = self.ask(&mut search, member).await {
+                return Ok(answer);
+            }
+            search.forget_found();
+            self.go_back(&search);
+            self.request = search.request_for(search.asset.own);
+        }
+        let first = tokio::time::timeout_at(search.due.into(), self.exchange()).await;
+        let first = first.unwrap_or_else(|_| Err(Kind::ResponseTimeout.into()));
+        self.count_attempts(first.is_ok());
+        let first = first?;
+        if !search.asset.is_missing(&first.0) {
+            return Ok(first);
+        }
+        let upstream = self.meter.line.as_ref().and_then(|line| line.upstream.clone());
+        match Box::pin(self.ask_others(&mut search)).await {
+            Some(answer) => {
+                discard(first);
+                Ok(answer)
+            }
+            None => {
+                self.go_back(&search);
+                if let Some(line) = &mut self.meter.line {
+                    line.upstream = upstream;
+                }
+                Ok(self.missed(&search.asset, first))
+            }
+        }
+    }
+
+    /// Asks one version after the other.
+    async fn ask_others(&mut self, search: &mut Search) -> Option<Answer> {
+        if search.asset.copy.is_none() || search.is_known_to_be_missing() {
+            return None;
+        }
+        loop {
+            match search.next() {
+                Next::Ask(member) => {
+                    if let Some(answer) = self.ask(search, member).await {
+                        search.remember_found(member);
+                        return Some(answer);
+                    }
+                }
+                Next::Nobody => {
+                    search.remember_missed();
+                    return None;
+                }
+                Next::Unaffordable => return None,
+            }
+        }
+    }
+
+    /// Asks one version; its answer, where it has the asset.
+    async fn ask(&mut self, search: &mut Search, member: Member) -> Option<Answer> {
+        self.request = Some(search.request_for(member)?);
+        self.attempts = Attempts::of_another_version();
+        self.meter.moves(member.index(), Reason::Asset);
+        let due = search.due.min(Instant::now() + search.turn);
+        let answer = tokio::time::timeout_at(due.into(), self.exchange()).await.ok().and_then(Result::ok);
+        self.count_attempts(answer.is_some());
+        let result = match &answer {
+            Some((response, _)) if search.asset.is_found(response) => AssetRequest::Hit,
+            Some((response, _)) if search.asset.is_missing(response) => AssetRequest::Miss,
+            _ => AssetRequest::Failure,
+        };
+        if let Some((worker, ..)) = search.worker() {
+            worker.series.asset_asked(result);
+        }
+        search.unsure |= result == AssetRequest::Failure;
+        let mut answer = answer?;
+        if result != AssetRequest::Hit {
+            discard(answer);
+            return None;
+        }
+        // It would speak for a version that the client is not on.
+        answer.0.headers_mut().remove(header::SET_COOKIE);
+        Some(answer)
+    }
+
+    /// The request is its own version's again.
+    fn go_back(&mut self, search: &Search) {
+        self.meter.moves(search.asset.own.index(), search.asset.reason);
+    }
+
+    /// What came of an exchange, where it was sent twice; what comes next is another one.
+    fn count_attempts(&mut self, succeeded: bool) {
+        self.count_retry(succeeded);
+        self.attempts = Attempts::default();
+    }
+
+    /// The own version's answer, which nobody may keep: the asset may come, or be there for others.
+    fn missed(&self, asset: &Asset, mut first: Answer) -> Answer {
+        if asset.is_trap(&first.0)
+            && let Some((_, version)) = chosen(&self.meter)
+        {
+            version.series.asset_miss(false);
+        }
+        let headers = first.0.headers_mut();
+        for name in TARGETED {
+            headers.remove(name);
+        }
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        first
+    }
+}
+
+impl Search {
+    /// The request as another version is to see it.
+    fn request_for(&self, member: Member) -> Option<Request<RequestBody>> {
+        let (worker, ..) = self.worker()?;
+        let version = worker.versions.get(member.index())?;
+        let copy = self.asset.copy.as_ref()?;
+        let mut request = Request::new(RequestBody::EMPTY);
+        request.method_mut().clone_from(copy.method());
+        request.uri_mut().clone_from(copy.uri());
+        request.headers_mut().clone_from(copy.headers());
+        *request.version_mut() = copy.version();
+        for name in [head::VERSION_TAG, head::VERSION_TIMESTAMP] {
+            request.headers_mut().remove(name);
+        }
+        set_metadata(request.headers_mut(), worker, version);
+        Some(request)
+    }
+}
+
+/// Fields that say to caches of content delivery networks what `Cache-Control` says to all (RFC 9213), and which they prefer.
+const TARGETED: [HeaderName; 3] = [
+    HeaderName::from_static("cdn-cache-control"),
+    HeaderName::from_static("cloudflare-cdn-cache-control"),
+    HeaderName::from_static("surrogate-control"),
+];
+
+/// Throws an answer away. Where little is left of it, that is read, so that its connection can be kept.
+fn discard((response, lease): Answer) {
+    let mut body = response.into_body();
+    if body.is_end_stream() {
+        lease.give_back();
+    } else if body.size_hint().lower() <= LITTLE {
+        tokio::task::spawn_local(async move {
+            let read = async {
+                let mut left = LITTLE;
+                while let Some(frame) = body.frame().await {
+                    let length = frame.ok()?.data_ref().map_or(0, |data| data.len() as u64);
+                    left = left.checked_sub(length)?;
+                }
+                Some(())
+            };
+            if tokio::time::timeout(SOON, read).await.is_ok_and(|read| read.is_some()) {
+                lease.give_back();
+            }
+        });
+    }
+}
+
+/// The most bytes that are read of an answer that nobody wants, and for how long.
+const LITTLE: u64 = 64 << 10;
+const SOON: Duration = Duration::from_secs(1);

@@ -1,0 +1,155 @@
+//! What assets that are missing cost: memories, the budget, and nothing buffered.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use http_body::Frame;
+
+use super::*;
+use crate::support::{frames, soon};
+
+#[tokio::test]
+async fn what_nobody_has_is_not_asked_of_others_again_at_once() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &[]).await);
+    let proxy = proxy(&retaining(&v1, &v2)).await;
+    for _ in 0..5 {
+        let answer = proxy.get("/assets/a.js").await;
+        assert_eq!((answer.status, answer.header("cache-control").as_deref()), (404, Some("no-store")));
+    }
+    // The query is not part of what names a file.
+    proxy.get("/assets/a.js?x=1").await;
+    assert_eq!((v1.count(), v2.count()), (6, 1));
+    assert_eq!(proxy.get("/assets/b.js").await.status, 404);
+    assert_eq!(v2.count(), 2);
+    // What the own version has meanwhile is served all the same.
+    v1.has(&["/assets/a.js"]);
+    assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v1");
+    assert_eq!(misses(&proxy, "v1", false), 7);
+}
+
+#[tokio::test]
+async fn a_path_whose_version_is_known_goes_straight_there_until_it_is_not_there_any_more() {
+    let order = Order::default();
+    let v1 = one_of(&order, "v1", &[], false).await;
+    let v2 = one_of(&order, "v2", &["/assets/a.js"], false).await;
+    let v3 = one_of(&order, "v3", &["/assets/a.js"], false).await;
+    let file =
+        assets("").version("v1", &v1.backend, 98).version("v2", &v2.backend, 1).version("v3", &v3.backend, 1);
+    let mut proxy = proxy(&file).await;
+    let own = |id: &str| format!("Cloudflare-Workers-Version-Overrides: shop=\"{id}\"");
+    for _ in 0..3 {
+        let answer = proxy.get_with("/assets/a.js", &[&own("v1")]).await;
+        assert_eq!((answer.text(), &*version(&answer)), ("the file of v2", "v2 asset"));
+        assert_eq!(answer.header("set-cookie"), None);
+    }
+    assert_eq!(*order.lock().unwrap(), ["v1", "v2", "v2", "v2"]);
+    assert_eq!(misses(&proxy, "v1", true), 1);
+    // Whose version has it is asked there.
+    assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v3")]).await), "v3 override");
+    for status in [404, 500] {
+        v2.has(&[]);
+        v2.otherwise(status);
+        order.lock().unwrap().clear();
+        let answer = proxy.get_with("/assets/a.js", &[&own("v1")]).await;
+        assert_eq!((answer.text(), &*version(&answer)), ("the file of v3", "v3 asset"));
+        // Each version once: the remembered one is not asked again.
+        assert_eq!(*order.lock().unwrap(), ["v2", "v1", "v3"]);
+        v2.has(&["/assets/a.js"]);
+        proxy.reload(&file).await.unwrap();
+        assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v2 asset");
+    }
+    // And where the own version has it after all, it is the one that answers.
+    (v1.has(&["/assets/a.js"]), v2.has(&[]));
+    assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v1 override");
+    assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v1 override");
+}
+
+#[tokio::test]
+async fn a_flood_of_random_paths_makes_one_more_request_for_five_and_ten_a_second() {
+    let (v1, v2, v3) = (site("v1", &[]).await, site("v2", &[]).await, site("v3", &[]).await);
+    let file = assets(", retain = [\"v2\", \"v3\"]").version("v1", &v1.backend, 100);
+    let file = file.spare("v2", &v2.backend).spare("v3", &v3.backend);
+    let proxy = proxy(&file).await;
+    let begun = Instant::now();
+    let mut connection = proxy.connect().await;
+    for number in 0..400 {
+        connection.send(format!("GET /assets/{number}.js HTTP/1.1\r\nHost: shop.example\r\n\r\n")).await;
+        let answer = connection.answer().await;
+        assert_eq!((answer.status, answer.header("cache-control").as_deref()), (404, Some("no-store")));
+    }
+    let seconds = begun.elapsed().as_secs() as usize;
+    let others = v2.count() + v3.count();
+    assert_eq!(v1.count(), 400);
+    assert!((80..=80 + 10 + 10 * (seconds + 1)).contains(&others), "{others} in {seconds} s");
+    assert!(asked_of_others(&proxy, "budget") > 0);
+    assert_eq!(asked_of_others(&proxy, "miss"), others as u64);
+    // What does not ask for assets earns nothing for it.
+    let before = v2.count() + v3.count();
+    for _ in 0..100 {
+        connection.send("GET /page HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+        connection.answer().await;
+    }
+    assert_eq!(v2.count() + v3.count(), before);
+}
+
+#[tokio::test]
+async fn a_path_that_the_budget_kept_from_others_is_asked_of_them_later() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &["/assets/late.js"]).await);
+    let proxy = proxy(&retaining(&v1, &v2)).await;
+    let mut number = 0;
+    while asked_of_others(&proxy, "budget") == 0 {
+        number += 1;
+        proxy.get(&format!("/assets/{number}.js")).await;
+    }
+    // It is not remembered as missing: the next that can be afforded finds it.
+    while proxy.get("/assets/late.js").await.status == 404 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(v2.asked().last().unwrap(), "GET /assets/late.js as v2");
+}
+
+#[tokio::test]
+async fn the_first_answer_waits_at_its_upstream_and_not_in_memory() {
+    const PIECE: usize = 1 << 20;
+    const PIECES: usize = 64;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&taken);
+    let v1 = backend("v1").answering(move |_| {
+        let (feed, body) = frames();
+        let counter = Arc::clone(&counter);
+        tokio::spawn(async move {
+            for _ in 0..PIECES {
+                if feed.send(Ok(Frame::data(vec![b'x'; PIECE].into()))).await.is_err() {
+                    return;
+                }
+                counter.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        async move { Response::builder().status(404).body(body).unwrap() }
+    });
+    let v1 = v1.start().await;
+    let watched = Arc::clone(&taken);
+    let v2 = backend("v2").answering(move |request| {
+        let watched = Arc::clone(&watched);
+        async move {
+            // Until the other one cannot send any more.
+            let mut before = usize::MAX;
+            while before != watched.load(Ordering::SeqCst) {
+                before = watched.load(Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let found = request.uri().path() == "/assets/a.js";
+            Response::builder().status(if found { 200 } else { 404 }).body(body("found")).unwrap()
+        }
+    });
+    let v2 = v2.start().await;
+    let file = assets(", retain = [\"v2\"]").version("v1", &v1, 100).spare("v2", &v2);
+    let proxy = proxy(&file).await;
+    assert_eq!(soon("an answer", proxy.get("/assets/a.js")).await.text(), "found");
+    // What the system holds for both sockets is all that was taken.
+    let held = taken.load(Ordering::SeqCst);
+    assert!(held < PIECES / 2, "{held} MiB");
+    // And what waited is whole when it is served.
+    let answer = soon("an answer", proxy.get("/assets/b.js")).await;
+    assert_eq!((answer.status, answer.body.len(), answer.whole), (404, PIECE * PIECES, true));
+}

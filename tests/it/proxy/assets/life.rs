@@ -1,0 +1,133 @@
+//! Retained versions and what is under way: health, deadlines, clients that leave, and versions that leave the deployment.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::support::{raw_backend, soon};
+
+#[tokio::test]
+async fn a_retained_version_that_is_down_costs_the_user_nothing_but_its_assets() {
+    let (v1, v3) = (site("v1", &[]).await, site("v3", &["/assets/a.js"]).await);
+    // Nobody listens there.
+    let gone = raw_backend(async |_| {}).await;
+    let url = gone.url().to_owned();
+    drop(gone);
+    let file = assets(", retain = [\"v2\", \"v3\"]").version("v1", &v1.backend, 100);
+    let text = file.spare("v3", &v3.backend).text();
+    let spare = format!("[[worker.version]]\nid = \"v2\"\nupstreams = [\"{url}\"]\n[worker.deployment]");
+    let text = text.replace("[worker.deployment]", &spare);
+    let proxy = Proxy::start(tempfile::tempdir().unwrap(), &text).await;
+    for number in 0..3 {
+        assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v3");
+        assert_eq!(proxy.get(&format!("/assets/{number}.js")).await.text(), "not at v1");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_answer_is_given_a_part_of_the_time_and_the_next_is_asked() {
+    let (v1, v3) = (site("v1", &[]).await, site("v3", &["/assets/a.js"]).await);
+    let silent = raw_backend(async |mut socket| {
+        super::super::read_head(&mut socket).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let file = assets(", retain = [\"v2\", \"v3\"]").worker("timeouts = { response = \"2s\" }");
+    let file = file.version("v1", &v1.backend, 100).spare("v2", &silent).spare("v3", &v3.backend);
+    let proxy = proxy(&file).await;
+    let answer = proxy.get("/assets/a.js").await;
+    assert_eq!((answer.text(), &*version(&answer)), ("the file of v3", "v3 asset"));
+    assert_eq!((asked_of_others(&proxy, "failure"), asked_of_others(&proxy, "hit")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_search() {
+    let v1 = site("v1", &[]).await;
+    let (arrived, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counters = (Arc::clone(&arrived), Arc::clone(&left));
+    let waiting = raw_backend(move |mut socket| {
+        let (arrived, left) = (Arc::clone(&counters.0), Arc::clone(&counters.1));
+        async move {
+            super::super::read_head(&mut socket).await;
+            arrived.fetch_add(1, Ordering::SeqCst);
+            // The connection is closed.
+            super::super::read_head(&mut socket).await;
+            left.fetch_add(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let file = assets(", retain = [\"v2\"]").version("v1", &v1.backend, 100).spare("v2", &waiting);
+    let proxy = proxy(&file).await;
+    let mut client = proxy.connect().await;
+    client.send("GET /assets/a.js HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    eventually("the other version is asked", || arrived.load(Ordering::SeqCst) == 1).await;
+    drop(client);
+    eventually("it is asked no more", || left.load(Ordering::SeqCst) == 1).await;
+    eventually("nothing is under way", || proxy.registry.under_way().is_empty()).await;
+}
+
+/// A server that begins an answer, and ends it when the other side has closed. `/assets/new.js` is not there.
+async fn streaming() -> Backend {
+    raw_backend(async |mut socket| {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        loop {
+            let head = super::super::read_head(&mut socket).await;
+            if head.is_empty() {
+                return;
+            }
+            if head.contains("/missing") {
+                let _ = socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+                continue;
+            }
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\none").await;
+            let _ = socket.read_u8().await;
+            return;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_left_with_its_version_is_ended_and_what_the_version_serves_as_retained_is_not() {
+    let (old, new) = (streaming().await, site("new", &[]).await);
+    let before = assets("").top("[limits]\nretired_grace = \"50ms\"").version("old", &old, 100);
+    let after = assets(", retain = [\"old\"]").top("[limits]\nretired_grace = \"50ms\"");
+    let after = after.version("new", &new.backend, 100).spare("old", &old);
+    let mut proxy = proxy(&before).await;
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n");
+    let begin = async |proxy: &Proxy, path: &str| {
+        let mut client = proxy.connect().await;
+        client.send(request(path)).await;
+        assert_eq!(client.head().await.status, 200);
+        assert_eq!(client.bytes(3).await, b"one");
+        client
+    };
+    let mut page = begin(&proxy, "/page").await;
+    proxy.reload(&after).await.unwrap();
+    let asset = begin(&proxy, "/assets/old.js").await;
+    assert!(soon("the page is ended", page.is_closed()).await);
+    // All that was overdue has been ended; the asset goes on, now and as the version comes back.
+    assert_eq!(proxy.registry.under_way()[0].requests, 1);
+    proxy.reload(&before).await.unwrap();
+    proxy.reload(&after).await.unwrap();
+    assert_eq!(proxy.registry.under_way()[0].requests, 1);
+    // What is retained no more ends as every other.
+    let last = assets("").top("[limits]\nretired_grace = \"50ms\"").version("new", &new.backend, 100);
+    proxy.reload(&last).await.unwrap();
+    let mut asset = asset;
+    assert!(soon("the asset is ended", asset.is_closed()).await);
+}
+
+#[tokio::test]
+async fn retained_versions_are_checked_and_shown_like_those_in_the_deployment() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &["/assets/a.js", "/up"]).await);
+    let health = "health = { path = \"/up\", interval = \"10ms\", timeout = \"5ms\" }";
+    let file = retaining(&v1, &v2).version_with(health);
+    let (config, _) =
+        gradual::config::parse("gradual.toml", &file.text(), std::path::Path::new("/")).unwrap();
+    let in_use: Vec<_> =
+        config.workers[0].in_use().map(|(place, one)| (place, one.metadata.id.as_str())).collect();
+    assert_eq!(in_use, [(0, "v1"), (1, "v2")]);
+    let proxy = super::super::kit::Proxy::start(&file.text()).await;
+    let known = proxy.shards.health().read();
+    assert_eq!(known.iter().map(|one| one.version.as_str()).collect::<Vec<_>>(), ["v1", "v2"]);
+}
