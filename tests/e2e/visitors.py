@@ -113,7 +113,7 @@ class Visitor:
         if self.editions[-1] == "?":
             return self.fail("the page is not alive: there is nothing to click")
         try:
-            await self.page.click("#open")
+            await self.page.dispatch_event("#open", "click")
             await self.page.wait_for_selector("#cart[data-state]", state="attached")
             seen = await self.page.evaluate(CART)
         except Error as error:
@@ -142,4 +142,4 @@ def together(browsers, *actions):
     async def all_of_them():
         await asyncio.gather(*map(one, actions))
 
-    browsers.loop.run(all_of_them())
+    browsers.loop.run(all_of_them(), 100)
