@@ -108,11 +108,12 @@ class Crowd:
     def play(self):
         for number, share in enumerate(self.stages):
             self.site.move_to(share)
-            later = self.stages[number + 1:] if share != 10 else ()
+            later = self.stages[number + 1:]
             self.site.together(
                 *[finish(visitor) for visitor in self.waiting[share]],
                 *[come_back(visitor) for visitors in self.regulars.values() for visitor in visitors],
-                *[self.leave_open(share, stage, cookies) for stage in later for cookies in (True, False)],
+                *[self.leave_open(share, stage) for stage in later if share != 10],
+                *[self.leave_open(share, stage, cookies=False) for stage in later if share == 0],
                 *[self.come_for_good(share) for _ in range(2 if share in (0, 50) else 1)],
                 *[look_once(self.arrive(f"there once, at {say(share)}", cookies=False)) for _ in range(2)])
             for _ in range(MANY if share == 50 else 0):
@@ -121,7 +122,7 @@ class Crowd:
                 self.site.together(self.come_for_good(share))
         self.site.together(*[visitor.leave() for visitors in self.regulars.values() for visitor in visitors])
 
-    async def leave_open(self, share, stage, cookies):
+    async def leave_open(self, share, stage, cookies=True):
         """A tab that is opened now; its click comes at a later stage."""
         visitor = self.arrive(f"opened at {say(share)}, clicks at {say(stage)}", cookies)
         await visitor.open()
