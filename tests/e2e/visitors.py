@@ -44,14 +44,15 @@ class Browsers:
         self.loop = Loop()
         world.closing.callback(self.loop.close)
         self.folder = world.folder / "chromium"
-        (self.folder / "Default").mkdir(parents=True)
+        (self.folder / "Default").mkdir(parents=True, exist_ok=True)
         (self.folder / "Default" / "Preferences").write_text(json.dumps(NO_COOKIES))
-        self.loop.run(self.start())
+        self.loop.run(self.start(), 100)
         world.closing.callback(lambda: self.loop.run(self.stop()))
 
     async def start(self):
         self.playwright = await async_playwright().start()
-        options = {"executable_path": os.environ["CHROMIUM"], "args": ["--no-sandbox"] if os.geteuid() == 0 else []}
+        options = {"executable_path": os.environ["CHROMIUM"], "timeout": 90_000,
+                   "args": ["--no-sandbox"] if os.geteuid() == 0 else []}
         chromium = self.playwright.chromium
         self.usual = await chromium.launch(**options)
         self.refusing = await chromium.launch_persistent_context(self.folder, **options)
