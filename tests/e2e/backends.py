@@ -21,8 +21,8 @@ class Loop:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
 
-    def run(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+    def run(self, coroutine, patience=30):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(patience)
 
     async def cancel_all(self):
         tasks = asyncio.all_tasks() - {asyncio.current_task()}

@@ -56,6 +56,12 @@ def check(function):
     return function
 
 
+def long_check(function):
+    """A check that has much to do, and so more time."""
+    function.patience = 3 * PATIENCE
+    return check(function)
+
+
 def free_ports(count):
     """Ports that nobody listens on, all different."""
     with contextlib.ExitStack() as stack:
@@ -221,11 +227,13 @@ def run_check(world, function):
     """Run one check; returns "passed", "failed" or "skipped"."""
     sentence = function.__name__.replace("_", " ")
 
+    patience = getattr(function, "patience", PATIENCE)
+
     def hang(*_):
-        raise Failed(f"still not done after {PATIENCE} s")
+        raise Failed(f"still not done after {patience} s")
 
     signal.signal(signal.SIGALRM, hang)
-    signal.alarm(PATIENCE)
+    signal.alarm(patience)
     try:
         function(world)
     except Failed as failed:

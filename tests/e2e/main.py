@@ -4,10 +4,12 @@ import resource
 import signal
 import sys
 
+import checks_assets
 import checks_demo
 import checks_grpc
 import checks_http
 import checks_life
+import checks_rules
 import checks_split
 import checks_upgrade
 import checks_websocket
@@ -17,7 +19,8 @@ from harness import Program, World, free_ports, run_check
 V1 = "db7cd8d3-4425-4fe7-8c81-01bf963b6067"
 V2 = "dc8dcd28-271b-4367-9840-6c244f84cb40"
 V3 = "0f1e2d3c-4b5a-4697-8879-6a5b4c3d2e1f"
-MODULES = [checks_http, checks_split, checks_websocket, checks_grpc, checks_life, checks_upgrade, checks_demo]
+MODULES = [checks_http, checks_split, checks_websocket, checks_grpc, checks_life, checks_upgrade, checks_demo,
+           checks_rules, checks_assets]
 
 
 def worker(name, upstream, tls=""):

@@ -1,0 +1,3 @@
+export const edition = "b";
+export const greeting = "Welcome back: this is edition b";
+export const items = ["pears", "cheese", "olives"];
