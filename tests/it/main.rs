@@ -14,6 +14,7 @@ mod life;
 mod limits;
 mod model;
 mod proxy;
+mod rules;
 mod rules_test;
 mod support;
 mod upgrade;
