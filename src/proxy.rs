@@ -230,12 +230,7 @@ impl Shards {
     pub fn start_with(threads: NonZeroUsize, services: &Services, timing: Timing) -> io::Result<Self> {
         let standings = Arc::new(Standings::new(timing));
         let census = Census::of_process(threads.get());
-        let common = Common {
-            services: services.clone(),
-            standings,
-            census,
-            objects: Arc::default(),
-        };
+        let common = Common { services: services.clone(), standings, census, objects: Arc::default() };
         let start = |index| Thread::start(index, common.clone());
         Ok(Self::over((0..threads.get()).map(start).collect::<io::Result<_>>()?, common))
     }

@@ -9,8 +9,8 @@ use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
 use super::limits::{Limit, Limited};
-use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
 use super::objects::{HandoverResult, ObjectSeries};
+use super::series::{BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
 use super::{ByShard, Checks, Ejections, Gauges, Objects, Process, Recorders, UpgradeResult};
 
 /// All families, always in the same order.
@@ -314,10 +314,14 @@ impl Page {
 
     fn objects(&mut self, objects: &Objects) {
         let gauges: [(_, _, fn(&ObjectSeries) -> &AtomicU64); 2] = [
-            ("gradual_objects_live", "Objects that have a request or tunnel under way.", |series| &series.live),
-            ("gradual_objects_waiting", "Requests that wait until another version has ended with their object.", |series| {
-                &series.waiting
+            ("gradual_objects_live", "Objects that have a request or tunnel under way.", |series| {
+                &series.live
             }),
+            (
+                "gradual_objects_waiting",
+                "Requests that wait until another version has ended with their object.",
+                |series| &series.waiting,
+            ),
         ];
         for (name, help, number) in gauges {
             self.family(name, "gauge", help);

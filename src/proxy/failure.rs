@@ -190,7 +190,9 @@ impl Kind {
                 "the proxy has nothing left to make a connection to the version's upstream with"
             }
             Self::Retired => "the version has left the deployment, and its time is over",
-            Self::ObjectMoving => "the object moves to another version, and the one before has not ended with it",
+            Self::ObjectMoving => {
+                "the object moves to another version, and the one before has not ended with it"
+            }
             Self::ObjectElsewhere => {
                 "the object has moved to the process that takes this one's place: ask again on a new connection"
             }

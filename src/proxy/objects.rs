@@ -22,10 +22,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
-pub(super) use self::held::{Held, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream, see_off};
-pub use self::fence::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
 use self::domain::Overdue;
+pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
+pub use self::fence::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
+pub(super) use self::held::{
+    Held, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream, see_off,
+};
 use crate::config::{Config, Handover};
 use crate::metrics::{HandoverResult as Outcome, Registry};
 use crate::model::deployment::Deployment;

@@ -12,7 +12,6 @@ use slab::Slab;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::{Common, Services};
 use super::accept::Accepting;
 use super::census::Census;
 use super::objects::{self, Holders};
@@ -22,6 +21,7 @@ use super::socket::Listening;
 use super::standing::Standings;
 use super::upstream::{Endpoint, EndpointKey};
 use super::watch::Watch;
+use super::{Common, Services};
 use crate::config::Limits;
 use crate::export::access::Sink;
 use crate::metrics::Limit;
@@ -122,8 +122,7 @@ pub(super) async fn run(
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Commit { blueprint, sockets, done } => {
-                let shard =
-                    shard.get_or_insert_with(|| Shard::new(index, &common, &gauge, &blueprint));
+                let shard = shard.get_or_insert_with(|| Shard::new(index, &common, &gauge, &blueprint));
                 shard.commit(&blueprint, sockets).await;
                 let _ = done.send(());
             }
@@ -150,12 +149,7 @@ async fn drain(shard: Rc<Shard>, done: oneshot::Sender<()>) {
 }
 
 impl Shard {
-    fn new(
-        index: usize,
-        common: &Common,
-        gauge: &Arc<Gauge>,
-        blueprint: &Arc<Blueprint>,
-    ) -> Rc<Self> {
+    fn new(index: usize, common: &Common, gauge: &Arc<Gauge>, blueprint: &Arc<Blueprint>) -> Rc<Self> {
         let Common { services, standings, census, objects } = common;
         let shard = Rc::new(Self {
             index,

@@ -269,7 +269,12 @@ struct Carried {
 
 /// Carries bytes both ways until both sides have ended, or one fails. When the version's time is `over`, a WebSocket is
 /// closed, and any other tunnel cut.
-async fn relay<C, U>(client: C, upstream: U, carried: Carried, over: impl Future<Output = ()>) -> io::Result<()>
+async fn relay<C, U>(
+    client: C,
+    upstream: U,
+    carried: Carried,
+    over: impl Future<Output = ()>,
+) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,

@@ -397,7 +397,10 @@ mod tests {
     fn pair() -> (AsyncStream, Predecessor) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        (AsyncStream::from_std(ours).unwrap(), Predecessor { stream: theirs, acknowledges: true, objects: false })
+        (
+            AsyncStream::from_std(ours).unwrap(),
+            Predecessor { stream: theirs, acknowledges: true, objects: false },
+        )
     }
 
     #[tokio::test]

@@ -355,9 +355,8 @@ impl Domain {
 
     /// Whether nothing is live.
     pub(super) fn is_empty(&self) -> bool {
-        let is_empty = |bucket: &Mutex<Bucket>| {
-            bucket.lock().unwrap_or_else(PoisonError::into_inner).live.is_empty()
-        };
+        let is_empty =
+            |bucket: &Mutex<Bucket>| bucket.lock().unwrap_or_else(PoisonError::into_inner).live.is_empty();
         self.buckets.iter().all(is_empty)
     }
 

@@ -62,7 +62,8 @@ impl Plan {
 
     /// `None` where it makes no sense.
     fn claimed(claim: &Claim) -> Option<Self> {
-        let shares: Option<Vec<_>> = claim.shares.iter().map(|&share| Share::from_thousandths(share)).collect();
+        let shares: Option<Vec<_>> =
+            claim.shares.iter().map(|&share| Share::from_thousandths(share)).collect();
         let arc = |&(version, share): &(usize, u32)| Some((version, Share::from_thousandths(share)?));
         let arcs: Option<Vec<_>> = claim.arcs.iter().map(arc).collect();
         let salt = STANDARD_NO_PAD.decode(&claim.salt).ok()?;
