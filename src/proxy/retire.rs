@@ -61,6 +61,9 @@ impl Tenure {
     }
 }
 
+/// The tenure of what has no version yet.
+pub(super) const NOBODYS: u32 = 0;
+
 /// Every tenure of one shard that anything holds, and the HTTP/2 streams that are under way.
 #[derive(Default)]
 pub(super) struct Tenures {
@@ -110,6 +113,13 @@ impl Tenures {
         let place = self.streams.borrow_mut().insert(stream);
         client.begun.set(Some(place));
         place
+    }
+
+    /// A place is of another tenure from now on.
+    pub(super) fn change(&self, place: usize, tenure: u32) {
+        if let Some(stream) = self.streams.borrow_mut().get_mut(place) {
+            stream.tenure = tenure;
+        }
     }
 
     pub(super) fn leave(&self, place: usize) {

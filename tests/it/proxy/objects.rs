@@ -431,6 +431,40 @@ async fn a_response_that_outlives_its_time_is_cut_short_and_never_looks_whole() 
 }
 
 #[tokio::test]
+async fn a_stream_that_had_to_wait_is_cut_without_the_others_of_its_connection() {
+    let (lobby, attic) = (named("lobby", 0..50_000), named("attic", 50_000..100_000));
+    let (one, go, count) = holding("v1").await;
+    let feeds = Arc::new(Mutex::new(HashMap::new()));
+    let keeps = Arc::clone(&feeds);
+    let endless = backend("v2").answering(move |request: Request<hyper::body::Incoming>| {
+        let (feed, body) = frames();
+        keeps.lock().unwrap().insert(request.headers()["x-room"].to_str().unwrap().to_owned(), feed);
+        async move { Response::new(body) }
+    });
+    let two = endless.start().await;
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    let mut first = proxy.connect().await;
+    first.send(get(&lobby)).await;
+    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
+    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    let mut client = http2(proxy.pipe().await).await;
+    let waits = tokio::spawn(client.send_request(get2(&lobby)));
+    eventually("it waits", || waiting(&proxy) == 1).await;
+    let stays = soon("an answer", client.send_request(get2(&attic))).await.unwrap();
+    go.notify_one();
+    assert_eq!(first.answer().await.body, b"v1");
+    let cut = soon("an answer", waits).await.unwrap().unwrap();
+    proxy.reload(&split([&one, &two], 50, "handover = \"reset\"")).await.unwrap();
+    assert!(!collect(cut).await.whole);
+    let feed = feeds.lock().unwrap().remove(&attic).unwrap();
+    feed.send(Ok(Frame::data(Bytes::from_static(b"still")))).await.unwrap();
+    drop(feed);
+    let answer = collect(stays).await;
+    assert_eq!((answer.whole, &answer.body[..]), (true, &b"still"[..]));
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
 async fn a_drained_websocket_goes_on_until_it_is_closed_or_its_time_is_up() {
     let chronicle = Arc::<Chronicle>::default();
     let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
