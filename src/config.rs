@@ -13,6 +13,8 @@ mod keys;
 mod limits;
 mod objects;
 mod parse;
+mod quoting;
+mod rules;
 mod schema;
 mod sections;
 mod texts;
@@ -180,7 +182,7 @@ pub struct Worker {
     pub overrides_secret_file: Option<Spanned<PathBuf>>,
     /// Deadlines towards upstreams.
     pub timeouts: Timeouts,
-    /// What edits its requests' headers.
+    /// What is done to headers of requests before they are assigned, in order.
     pub rules: Rules,
     /// The cookie that is a client's key where it has no other.
     pub affinity: Option<Affinity>,

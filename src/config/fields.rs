@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::Spanned;
 use super::keys::{Key, Kind, Section};
+use super::quoting;
 use super::texts::Problem;
 use crate::diag::{Diagnostic, Lines, Span, nearest, quoted, visible};
 
@@ -106,14 +107,19 @@ impl<'s> Walk<'s> {
         None
     }
 
-    /// Where a part of a string stands in the source: of strings with escapes, the whole string.
+    /// Where a part of a string stands in the source; the whole string where that is not known. An empty part is shown as
+    /// the character behind it.
     pub(super) fn place(&self, text: &Text<'_>, part: Span) -> Span {
-        let Span { start, end } = text.span;
-        let inner = start + 1..end.saturating_sub(1);
-        if self.source.get(inner) == Some(text.value) {
-            return start + 1 + part.start..start + 1 + part.end.max(part.start + 1);
+        let places = quoting::places(self.written(&text.span), text.value).unwrap_or_default();
+        let place = |at: usize| places.get(at).map(|place| text.span.start + place);
+        match (place(part.start), place(part.end.max(part.start))) {
+            (Some(start), Some(end)) if start < end => start..end,
+            (Some(start), Some(_)) => {
+                let after = self.source.get(start..).and_then(|rest| rest.chars().next());
+                start..start + after.map_or(0, char::len_utf8)
+            }
+            _ => text.span.clone(),
         }
-        text.span.clone()
     }
 
     /// The source of a place.
@@ -145,6 +151,12 @@ impl<'s> Walk<'s> {
         match (kind, value.value) {
             (Kind::Table(section), DeValue::Table(table)) => {
                 self.check(&Fields { table, span: value.span.clone(), section });
+            }
+            (Kind::Map(section), DeValue::Table(table)) => {
+                for (_, entry) in table {
+                    let value = Value { value: entry.get_ref(), span: entry.span() };
+                    self.check_value(key, &Kind::Table(section), &value);
+                }
             }
             (Kind::List { of, least }, DeValue::Array(entries)) => {
                 for entry in entries {
@@ -337,6 +349,18 @@ impl<'a> Fields<'a> {
         fields_of(kind, &value)
     }
 
+    /// The tables of a table whose keys are free names, with these.
+    pub(super) fn named(&self, name: &str) -> Vec<(Text<'a>, Fields<'a>)> {
+        let Some((Kind::Map(section), value)) = self.get(name) else { return Vec::new() };
+        let Some(entries) = value.value.as_table() else { return Vec::new() };
+        let entries = entries.iter().filter_map(|(key, entry)| {
+            let name = Text { value: key.get_ref().as_ref(), span: key.span() };
+            let table = entry.get_ref().as_table()?;
+            Some((name, Fields { table, span: entry.span(), section }))
+        });
+        entries.collect()
+    }
+
     /// The tables of a list.
     pub(super) fn tables(&self, name: &str) -> Vec<Fields<'a>> {
         let kind = self.kind(name);
@@ -373,7 +397,7 @@ fn admits(kind: &Kind, value: &DeValue<'_>) -> bool {
         Kind::Percentage => value.is_integer() || value.is_float() || value.is_str(),
         Kind::DateTime => value.is_datetime() || value.is_str(),
         Kind::List { .. } => value.is_array(),
-        Kind::Table(_) => value.is_table(),
+        Kind::Table(_) | Kind::Map(_) => value.is_table(),
     }
 }
 

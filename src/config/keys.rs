@@ -77,6 +77,8 @@ pub(super) enum Kind {
     },
     /// A table.
     Table(&'static Section),
+    /// A table whose keys are free names, each with a table.
+    Map(&'static Section),
 }
 
 impl Kind {
@@ -100,6 +102,7 @@ impl Kind {
                 let keys: Vec<_> = section.keys.iter().map(|key| format!("`{}`", key.name)).collect();
                 format!("a table with {}", keys.join(", "))
             }
+            Self::Map(section) => format!("a table of names, each with {}", Self::Table(section).describe()),
         }
     }
 }
@@ -120,6 +123,10 @@ const fn list(of: &'static Kind) -> Kind {
 const PATH: Kind = text("a path, relative to the folder of this file");
 /// Any text.
 const PROSE: Kind = text("a string");
+/// Of the rules language.
+const FILTER: Kind = text("a filter of the rules language, such as `http.cookie contains \"user_id\"`");
+/// The same.
+const VALUE: Kind = text("a value of the rules language, such as `http.request.cookies[\"user_id\"][0]`");
 const DURATION: Kind = Kind::Text {
     form: "a duration such as \"500ms\", \"30s\", \"5m\" or \"1h\", at most \"24h\"",
     pattern: "^[0-9]+(ms|s|m|h)$",
@@ -284,6 +291,7 @@ static WORKER: Section = Section {
         key("upstream_host", text("\"preserve\", \"upstream\" or a host name"), "The `Host` that upstreams see: \"preserve\" is the client's, \"upstream\" the upstream's own; anything else is sent as it is.").or("preserve"),
         key("on_unavailable", Kind::Choice(&["fail", "remap"]), "What becomes of requests whose version is down: \"fail\" answers 503; \"remap\" sends them to the versions that are up.").or("fail"),
         key("timeouts", Kind::Table(&TIMEOUTS), "Deadlines towards upstreams."),
+        key("rule", Kind::List { of: &Kind::Table(&RULE), least: 0 }, "What is done to the headers of requests before they are assigned, in order; see docs/rules.md."),
         key("affinity", Kind::Table(&AFFINITY), "How version keys fall on the ring, and the cookie that is a key."),
         key("objects", Kind::Table(&OBJECTS), "What is served by one version at a time: a room, a cart, a tenant."),
         key("version", list(&Kind::Table(&VERSION)), "The versions of the application.").required(),
@@ -298,6 +306,41 @@ static TIMEOUTS: Section = Section {
         key("connect", DURATION, "For a connection to be made, TLS included.").or("5s"),
         key("response", DURATION, "From the end of the request to the head of the response.").or("60s"),
         key("idle", DURATION, "Between two pieces of a body or a tunnel.").or("5m"),
+    ],
+};
+
+static RULE: Section = Section {
+    name: "[[worker.rule]]",
+    doc: "What is done to the headers of some requests. Every rule sees the request as it came.",
+    keys: &[
+        key(
+            "expression",
+            FILTER,
+            "Which requests: a condition such as `http.cookie contains \"user_id\"`, or `true`.",
+        )
+        .required(),
+        key("headers", Kind::Map(&HEADER), "What is done, by the name of the header. At most 30.").required(),
+        key("description", PROSE, "What the rule is for."),
+        key("enabled", Kind::Boolean, "Whether the rule is in force.").or("true"),
+    ],
+};
+
+static HEADER: Section = Section {
+    name: "this header",
+    doc: "What is done to a header.",
+    keys: &[
+        key(
+            "operation",
+            Kind::Choice(&["set", "remove"]),
+            "\"set\" replaces all lines of the header by one, \"remove\" removes them.",
+        )
+        .required(),
+        key("value", text("the value of a header"), "What it is set to, the same for every request."),
+        key(
+            "expression",
+            VALUE,
+            "What it is set to, computed from the request; where that is missing or empty, the header is removed.",
+        ),
     ],
 };
 

@@ -59,6 +59,7 @@ fn of_kind(kind: &Kind) -> Map<String, Value> {
             json!({"type": "array", "items": items, "minItems": least})
         }
         Kind::Table(table) => Value::Object(section(table)),
+        Kind::Map(entry) => json!({"type": "object", "additionalProperties": section(entry)}),
     };
     match value {
         Value::Object(schema) => schema,

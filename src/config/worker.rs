@@ -11,6 +11,7 @@ use super::deployment::{self, Known};
 use super::fields::{Fields, Text, Walk};
 use super::health;
 use super::objects::objects;
+use super::rules;
 use super::sections::{certificate, duration, path, warn_of_slip};
 use super::texts::{self, Problem};
 use super::{OnUnavailable, Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
@@ -19,7 +20,6 @@ use crate::model::decision::{Policy, Senders};
 use crate::model::deployment::Metadata;
 use crate::model::name::{NameError, Tag, VersionId, WorkerName};
 use crate::model::route::Pattern;
-use crate::rules::Rules;
 
 /// Every `[[worker]]` that is whole. `open` says whether a listener can be reached from other machines.
 pub(super) fn workers(walk: &mut Walk<'_>, all: &[Fields<'_>], open: bool) -> Vec<Worker> {
@@ -39,6 +39,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     let routes = routes(walk, fields, seen);
     let upstream_host = upstream_host(walk, fields);
     let timeouts = timeouts(walk, fields.table("timeouts").as_ref());
+    let rules = rules::rules(walk, &fields.tables("rule"));
     let listed = fields.tables("version");
     let known = Known::new(&listed);
     let versions = versions(walk, &listed);
@@ -70,7 +71,7 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
         },
         overrides_secret_file,
         timeouts,
-        rules: Rules::default(),
+        rules,
         affinity,
         objects,
         versions,

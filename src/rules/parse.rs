@@ -90,52 +90,23 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// Operands joined by `or`, the operator that binds least.
+    /// Operands joined by operators. However many there are, they are not nested.
     pub(super) fn either(&mut self) -> Result<Operand, Mistake> {
-        self.chain(Logic::Or, |parser| {
-            parser.chain(Logic::Xor, |parser| parser.chain(Logic::And, Self::unary))
-        })
+        let first = self.unary()?;
+        let mut rest = Vec::new();
+        while let Some(logic) = self.logic() {
+            rest.push((logic, self.unary()?));
+        }
+        if rest.is_empty() { Ok(first) } else { combined(first, rest) }
     }
 
-    /// Operands joined by one operator. However many there are, they are not nested.
-    fn chain(
-        &mut self,
-        logic: Logic,
-        mut operand: impl FnMut(&mut Self) -> Result<Operand, Mistake>,
-    ) -> Result<Operand, Mistake> {
-        let first = operand(self)?;
-        let mut operands = Vec::new();
-        while self.eat_logic(logic) {
-            operands.push(operand(self)?);
-        }
-        if operands.is_empty() {
-            return Ok(first);
-        }
-        let (ty, start) = (condition(&first)?, first.span.start);
-        let mut end = first.span.end;
-        let mut nodes = vec![first.node];
-        for operand in operands {
-            if condition(&operand)? != ty {
-                return Err(hints::mixed(&operand, ty));
-            }
-            end = operand.span.end;
-            nodes.push(operand.node);
-        }
-        let node = match ty {
-            Type::BOOLEAN => Node::Combine(logic, nodes.into()),
-            _ => Node::EachCombine(logic, nodes.into()),
-        };
-        Ok(Operand { node, ty, each: false, span: start..end })
-    }
-
-    fn eat_logic(&mut self, logic: Logic) -> bool {
+    fn logic(&mut self) -> Option<Logic> {
+        const OPERATORS: [(&str, &str, Logic); 3] =
+            [("and", "&&", Logic::And), ("xor", "^^", Logic::Xor), ("or", "||", Logic::Or)];
         self.scan.space();
-        let (word, symbol) = match logic {
-            Logic::And => ("and", "&&"),
-            Logic::Or => ("or", "||"),
-            Logic::Xor => ("xor", "^^"),
-        };
-        self.scan.eat_word(word) || self.scan.eat(symbol)
+        let mut operators = OPERATORS.into_iter();
+        let found = operators.find(|(word, symbol, _)| self.scan.eat_word(word) || self.scan.eat(symbol));
+        found.map(|(_, _, logic)| logic)
     }
 
     fn unary(&mut self) -> Result<Operand, Mistake> {
@@ -379,6 +350,84 @@ impl Parser<'_> {
             of if each => Node::EachIndex { of: Box::new(of), at },
             of => Node::Index { of: Box::new(of), at },
         })
+    }
+}
+
+/// Operands with the operators before them: those that bind most are joined first.
+fn combined(first: Operand, rest: Vec<(Logic, Operand)>) -> Result<Operand, Mistake> {
+    let mut chain = Chain { first, rest };
+    for logic in [Logic::And, Logic::Xor, Logic::Or] {
+        chain = chain.joined(logic)?;
+    }
+    Ok(chain.first)
+}
+
+/// Operands, each but the first with the operator before it.
+struct Chain {
+    first: Operand,
+    rest: Vec<(Logic, Operand)>,
+}
+
+impl Chain {
+    /// The chain with all operands joined that stand beside one operator.
+    fn joined(self, logic: Logic) -> Result<Self, Mistake> {
+        let mut group = Group::new(self.first);
+        let mut first = None;
+        let mut rest: Vec<(Logic, Operand)> = Vec::new();
+        let mut before = logic;
+        for (operator, operand) in self.rest {
+            if operator == logic {
+                group.push(operand)?;
+                continue;
+            }
+            let done = std::mem::replace(&mut group, Group::new(operand)).joined(logic);
+            match first {
+                None => first = Some(done),
+                Some(_) => rest.push((before, done)),
+            }
+            before = operator;
+        }
+        let last = group.joined(logic);
+        match first {
+            None => Ok(Self { first: last, rest }),
+            Some(first) => {
+                rest.push((before, last));
+                Ok(Self { first, rest })
+            }
+        }
+    }
+}
+
+/// Conditions of one kind that one operator joins.
+struct Group {
+    first: Operand,
+    others: Vec<Node>,
+}
+
+impl Group {
+    fn new(first: Operand) -> Self {
+        Self { first, others: Vec::new() }
+    }
+
+    fn push(&mut self, operand: Operand) -> Result<(), Mistake> {
+        let ty = condition(&self.first)?;
+        if condition(&operand)? != ty {
+            return Err(hints::mixed(&operand, ty));
+        }
+        self.first.span.end = operand.span.end;
+        self.others.push(operand.node);
+        Ok(())
+    }
+
+    fn joined(self, logic: Logic) -> Operand {
+        let Self { first, others } = self;
+        if others.is_empty() {
+            return first;
+        }
+        let (once, nodes) =
+            (first.ty == Type::BOOLEAN && !first.each, [first.node].into_iter().chain(others).collect());
+        let node = if once { Node::Combine(logic, nodes) } else { Node::EachCombine(logic, nodes) };
+        Operand { node, ty: if once { Type::BOOLEAN } else { Type::BOOLEANS }, each: false, span: first.span }
     }
 }
 

@@ -14,5 +14,6 @@ mod life;
 mod limits;
 mod model;
 mod proxy;
+mod rules;
 mod support;
 mod upgrade;
