@@ -383,8 +383,8 @@ mod tests {
         registry.panicked();
         let objects = registry.objects(&worker());
         objects.lives(true);
-        [true, true, true, false].map(|waits| objects.waits(waits));
-        HandoverResult::ALL.map(|result| objects.handed_over(result));
+        [true, true, true, false].into_iter().for_each(|waits| objects.waits(waits));
+        HandoverResult::ALL.into_iter().for_each(|result| objects.handed_over(result));
         objects.refused();
         let golden = include_str!("metrics/golden.txt").replace("VERSION", env!("CARGO_PKG_VERSION"));
         assert_eq!(registry.render(&gauges()), golden);

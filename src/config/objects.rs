@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::fields::{Fields, Walk};
+use super::rules::parsed;
 use super::sections::duration;
 use crate::rules::Expression;
 
@@ -35,15 +36,7 @@ pub enum Handover {
 /// The objects of a worker; `None` where the table is not there, or says no good expression.
 pub(super) fn objects(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Option<Objects> {
     let fields = fields?;
-    let text = fields.text("key");
-    let key = text.and_then(|text| match Expression::parse(text.value) {
-        Ok(key) => Some(key),
-        Err(mistake) => {
-            let span = walk.place(&text, mistake.span.clone());
-            walk.report(mistake.diagnostic(span));
-            None
-        }
-    });
+    let key = fields.text("key").and_then(|text| parsed(walk, &text, Expression::parse));
     let handover = match fields.word("handover") {
         Some("reset") => Handover::Reset,
         _ => Handover::Drain,

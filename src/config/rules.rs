@@ -31,7 +31,7 @@ fn rule(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Option<Rule> {
 }
 
 /// What a text says in a language of its own.
-fn parsed<T>(
+pub(super) fn parsed<T>(
     walk: &mut Walk<'_>,
     text: &Text<'_>,
     parse: impl FnOnce(&str) -> Result<T, Mistake>,

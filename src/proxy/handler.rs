@@ -144,6 +144,7 @@ impl Exchange {
         let admitted = match admit(client, &mut meter, &mut parts, declared, again) {
             Ok(admitted) => admitted,
             Err(Refusal::Wait(wait)) => {
+                meter.waits();
                 let request = Request::from_parts(parts, body);
                 return Err(Halt::Waits(Box::new(Waiting { request, meter, wait })));
             }

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use super::failure::{Failure, Kind};
 use super::handler::Client;
 use super::objects::Held;
-use super::retire::Tenure;
+use super::retire::{NOBODYS, Tenure};
 use super::snapshot::{Snapshot, VersionState, WorkerState};
 use super::steering::Steered;
 use super::upload::Progress;
@@ -147,7 +147,9 @@ impl Meter {
         let Some(version) = self.version() else { return };
         version.series.began();
         let tenure = version.tenure.id();
-        if self.http2 {
+        if let Some(place) = self.stream {
+            self.client.shard.tenures().moves(place, tenure);
+        } else if self.http2 {
             self.stream = Some(self.client.shard.tenures().enter(&self.client, tenure));
         } else {
             self.client.watch.served_in(tenure);
@@ -166,6 +168,14 @@ impl Meter {
         match self.stream {
             Some(place) => self.client.shard.tenures().moves(place, tenure),
             None => self.client.watch.served_in(tenure),
+        }
+    }
+
+    /// Notes that the request waits before it has a version. Over HTTP/2 it has its place by then: what drives it is known now,
+    /// and not later.
+    pub(super) fn waits(&mut self) {
+        if self.http2 && self.stream.is_none() {
+            self.stream = Some(self.client.shard.tenures().enter(&self.client, NOBODYS));
         }
     }
 

@@ -77,6 +77,9 @@ pub(super) enum Service {
     Retained,
 }
 
+/// The tenure of what has no version yet.
+pub(super) const NOBODYS: u32 = 0;
+
 /// Every tenure of one shard that anything holds, and the HTTP/2 streams that are under way.
 #[derive(Default)]
 pub(super) struct Tenures {

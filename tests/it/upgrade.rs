@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use super::control::stage::{ANY_PORT, Answer, Stage, eventually, exchange, file};
 
 mod letter;
+mod objects;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n";
 

@@ -26,7 +26,7 @@ use crate::proxy::tap::Tap;
 use crate::proxy::watch::{Patience, Watch};
 
 /// How much longer than the worker's `timeout` a request may wait for its object: what is cut needs a moment to end.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(3);
 
 /// A request's permit, for as long as the request lasts.
 pub(in crate::proxy) struct Held {

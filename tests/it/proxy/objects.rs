@@ -10,7 +10,7 @@ use futures_util::{SinkExt, StreamExt};
 use gradual::metrics::Gauges;
 use http::{Request, Response};
 use http_body::Frame;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -431,6 +431,40 @@ async fn a_response_that_outlives_its_time_is_cut_short_and_never_looks_whole() 
 }
 
 #[tokio::test]
+async fn a_stream_that_had_to_wait_is_cut_without_the_others_of_its_connection() {
+    let (lobby, attic) = (named("lobby", 0..50_000), named("attic", 50_000..100_000));
+    let (one, go, count) = holding("v1").await;
+    let feeds = Arc::new(Mutex::new(HashMap::new()));
+    let keeps = Arc::clone(&feeds);
+    let endless = backend("v2").answering(move |request: Request<hyper::body::Incoming>| {
+        let (feed, body) = frames();
+        keeps.lock().unwrap().insert(request.headers()["x-room"].to_str().unwrap().to_owned(), feed);
+        async move { Response::new(body) }
+    });
+    let two = endless.start().await;
+    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
+    let mut first = proxy.connect().await;
+    first.send(get(&lobby)).await;
+    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
+    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    let mut client = http2(proxy.pipe().await).await;
+    let waits = tokio::spawn(client.send_request(get2(&lobby)));
+    eventually("it waits", || waiting(&proxy) == 1).await;
+    let stays = soon("an answer", client.send_request(get2(&attic))).await.unwrap();
+    go.notify_one();
+    assert_eq!(first.answer().await.body, b"v1");
+    let cut = soon("an answer", waits).await.unwrap().unwrap();
+    proxy.reload(&split([&one, &two], 50, "handover = \"reset\"")).await.unwrap();
+    assert!(!collect(cut).await.whole);
+    let feed = feeds.lock().unwrap().remove(&attic).unwrap();
+    feed.send(Ok(Frame::data(Bytes::from_static(b"still")))).await.unwrap();
+    drop(feed);
+    let answer = collect(stays).await;
+    assert_eq!((answer.whole, &answer.body[..]), (true, &b"still"[..]));
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
 async fn a_drained_websocket_goes_on_until_it_is_closed_or_its_time_is_up() {
     let chronicle = Arc::<Chronicle>::default();
     let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
@@ -458,10 +492,11 @@ async fn a_drained_websocket_goes_on_until_it_is_closed_or_its_time_is_up() {
 
 #[tokio::test]
 async fn a_request_that_waits_for_too_long_is_answered_503() {
-    // A peer that does not answer the goodbye keeps its object longer than a request waits.
+    // A peer that stops within a frame, and then does not answer the goodbye, keeps its object longer than a request waits.
     let silent = raw_backend(async |mut socket| {
         if !read_head(&mut socket).await.is_empty() {
             socket.write_all(ACCEPTS).await.unwrap();
+            socket.write_all(b"\x81\x7e\x01\x00begun").await.unwrap();
             std::future::pending::<()>().await;
         }
     })
@@ -469,7 +504,9 @@ async fn a_request_that_waits_for_too_long_is_answered_503() {
     let two = plain("v2").await;
     let reset = "handover = \"reset\"\ntimeout = \"1ms\"";
     let mut proxy = proxy(&split([&silent, &two], 0, reset)).await;
-    let _socket = websocket(&proxy, "lobby").await;
+    let mut socket = websocket(&proxy, "lobby").await.into_inner();
+    let mut begun = [0; 9];
+    soon("a part of a frame", socket.read_exact(&mut begun)).await.unwrap();
     proxy.reload(&split([&silent, &two], 100, reset)).await.unwrap();
     let answer = soon("an answer", proxy.send(get("lobby"))).await;
     assert_eq!((answer.status, answer.header("gradual-error").as_deref()), (503, Some("object-moving")));
@@ -552,4 +589,20 @@ async fn no_object_is_ever_served_by_two_versions_however_reloads_fall_while_it_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_object_is_ever_served_by_two_versions_however_reloads_fall_while_it_is_reset() {
     storm("handover = \"reset\"").await;
+}
+
+/// What the test above would find.
+#[tokio::test]
+async fn without_objects_two_versions_serve_at_once_what_a_request_names() {
+    let chronicle = Arc::<Chronicle>::default();
+    let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
+    let proxy = proxy(&file().version("v1", &one, 50).version("v2", &two, 50)).await;
+    let over = Arc::new(AtomicBool::new(false));
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..8 {
+        clients.spawn(keep_asking(proxy.authority(), client, Arc::clone(&over)));
+    }
+    eventually("it is seen", || !chronicle.violations.lock().unwrap().is_empty()).await;
+    over.store(true, Ordering::Relaxed);
+    soon("the clients' end", clients.join_all()).await;
 }

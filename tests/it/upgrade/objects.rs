@@ -1,0 +1,134 @@
+//! Objects over an upgrade: no version serves one in the new process while another has it in the old one.
+
+use std::io::{BufReader, Read, Write};
+use std::net::TcpStream;
+use std::thread::JoinHandle;
+
+use super::{Program, backend, eventually, head, text};
+
+/// A file of two versions, of which the second has so much; objects by a header.
+fn configuration(second: u32, upstream: &str) -> String {
+    let first = 100 - second;
+    format!(
+        "[server]\nthreads = 2\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+         [admin]\naddress = \"unix:admin.sock\"\ntoken_file = \"token\"\n\
+         [[worker]]\nname = \"shop\"\nexpose_version = true\n\
+         [worker.objects]\nkey = 'http.request.headers[\"x-room\"][0]'\n\
+         [[worker.version]]\nid = \"v1\"\nupstreams = [\"{upstream}\"]\n\
+         [[worker.version]]\nid = \"v2\"\nupstreams = [\"{upstream}\"]\n\
+         [worker.deployment]\nversions = [{{ version_id = \"v1\", percentage = {first} }}, \
+         {{ version_id = \"v2\", percentage = {second} }}]\n"
+    )
+}
+
+/// A program of which the first version has everything.
+fn start(upstream: &str) -> Program {
+    let text = configuration(0, upstream);
+    Program::start_with(tempfile::tempdir().unwrap(), "127.0.0.1:0", |command| {
+        std::fs::write(command.get_current_dir().unwrap().join("gradual.toml"), text).unwrap();
+    })
+}
+
+fn give(program: &Program, second: u32, upstream: &str) {
+    std::fs::write(program.path("gradual.toml"), configuration(second, upstream)).unwrap();
+}
+
+/// A request for an object, under way on a connection of its own.
+fn asked(program: &Program, room: &str) -> JoinHandle<String> {
+    let mut stream = TcpStream::connect(program.front()).unwrap();
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: shop.example\r\nX-Room: {room}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    std::thread::spawn(move || {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    })
+}
+
+/// The version that answered well.
+fn version(answer: &str) -> &str {
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let (_, rest) = answer.split_once("gradual-version: \"").unwrap();
+    rest.split('"').next().unwrap()
+}
+
+/// A WebSocket for an object, which sends back what it receives.
+fn socket(program: &Program, room: &str) -> (TcpStream, BufReader<TcpStream>) {
+    let asks = text(super::WEBSOCKET).replace("\r\n\r\n", &format!("\r\nX-Room: {room}\r\n\r\n"));
+    let mut stream = TcpStream::connect(program.front()).unwrap();
+    stream.write_all(asks.as_bytes()).unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    assert!(head(&mut reader).unwrap().starts_with("HTTP/1.1 101 "));
+    (stream, reader)
+}
+
+fn echoes((stream, reader): &mut (TcpStream, BufReader<TcpStream>)) {
+    let mut echo = [0; 5];
+    stream.write_all(b"still").unwrap();
+    reader.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"still");
+}
+
+fn waits(program: &Program, count: usize) {
+    let waiting = format!("gradual_objects_waiting{{worker=\"shop\"}} {count}\n");
+    eventually("so many wait", || program.metrics().contains(&waiting));
+}
+
+#[test]
+fn an_object_that_moves_with_an_upgrade_is_answered_when_the_old_process_has_ended_it() {
+    let upstream = backend();
+    let mut program = start(&upstream);
+    assert_eq!(version(&asked(&program, "lobby").join().unwrap()), "v1");
+    let mut lobby = socket(&program, "lobby");
+    give(&program, 100, &upstream);
+    program.upgraded();
+    let moved = asked(&program, "lobby");
+    waits(&program, 1);
+    assert_eq!(version(&asked(&program, "attic").join().unwrap()), "v2");
+    echoes(&mut lobby);
+    assert!(!moved.is_finished());
+    drop(lobby);
+    assert_eq!(version(&moved.join().unwrap()), "v2");
+    assert_eq!(program.child.wait().unwrap().code(), Some(0));
+    program.end();
+}
+
+#[test]
+fn a_reload_of_the_new_process_knows_what_the_old_one_still_has() {
+    let upstream = backend();
+    let mut program = start(&upstream);
+    let mut lobby = socket(&program, "lobby");
+    program.upgraded();
+    // It did not move: both may serve it.
+    assert_eq!(version(&asked(&program, "lobby").join().unwrap()), "v1");
+    give(&program, 100, &upstream);
+    let reloaded = program.admin("POST /api/v1/reload HTTP/1.1\r\nContent-Type: application/json\r\nX: x");
+    assert_eq!(reloaded.map(|answer| answer.status), Some(200), "{}", program.said());
+    let moved = asked(&program, "lobby");
+    waits(&program, 1);
+    echoes(&mut lobby);
+    drop(lobby);
+    assert_eq!(version(&moved.join().unwrap()), "v2");
+    program.end();
+}
+
+#[test]
+fn a_process_that_claims_objects_and_does_not_come_leaves_them_where_they_were() {
+    let upstream = backend();
+    let mut program = start(&upstream);
+    // It claims every object for its only version, and ends when it is told.
+    let claim = r#"{"Objects":[{"worker":"shop","salt":"c2hvcA","versions":["v2"],"shares":[100000],"arcs":[[0,100000]],"reset":false,"timeout_ms":30000}]}"#;
+    program.replace(&format!(
+        "echo '{claim}' >&0; touch claims; until [ -e goes ]; do sleep 0.02; done; exit 3"
+    ));
+    let mut command = program.command();
+    let upgrading = std::thread::spawn(move || command.output().unwrap());
+    eventually("it has claimed", || program.path("claims").exists());
+    let asks = asked(&program, "lobby");
+    waits(&program, 1);
+    std::fs::write(program.path("goes"), "").unwrap();
+    assert!(!upgrading.join().unwrap().status.success());
+    assert_eq!(version(&asks.join().unwrap()), "v1");
+    program.end();
+}
