@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http_body_util::BodyExt;
+
 use super::*;
 use crate::support::{raw_backend, soon};
 
@@ -65,16 +67,16 @@ async fn a_client_that_leaves_ends_the_search() {
     eventually("nothing is under way", || proxy.registry.under_way().is_empty()).await;
 }
 
-/// A server that begins an answer, and ends it when the other side has closed. `/assets/new.js` is not there.
-async fn streaming() -> Backend {
-    raw_backend(async |mut socket| {
+/// A server that begins an answer, and ends it when the other side has closed. Where a path has these words, nothing is there.
+async fn streaming(missing: &'static str) -> Backend {
+    raw_backend(move |mut socket| async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         loop {
             let head = super::super::read_head(&mut socket).await;
             if head.is_empty() {
                 return;
             }
-            if head.contains("/missing") {
+            if head.contains(missing) {
                 let _ = socket.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
                 continue;
             }
@@ -88,7 +90,7 @@ async fn streaming() -> Backend {
 
 #[tokio::test]
 async fn what_left_with_its_version_is_ended_and_what_the_version_serves_as_retained_is_not() {
-    let (old, new) = (streaming().await, site("new", &[]).await);
+    let (old, new) = (streaming("/missing").await, site("new", &[]).await);
     let before = assets("").top("[limits]\nretired_grace = \"50ms\"").version("old", &old, 100);
     let after = assets(", retain = [\"old\"]").top("[limits]\nretired_grace = \"50ms\"");
     let after = after.version("new", &new.backend, 100).spare("old", &old);
@@ -106,7 +108,7 @@ async fn what_left_with_its_version_is_ended_and_what_the_version_serves_as_reta
     let asset = begin(&proxy, "/assets/old.js").await;
     assert!(soon("the page is ended", page.is_closed()).await);
     // All that was overdue has been ended; the asset goes on, now and as the version comes back.
-    assert_eq!(proxy.registry.under_way()[0].requests, 1);
+    eventually("one is left", || proxy.registry.under_way()[0].requests == 1).await;
     proxy.reload(&before).await.unwrap();
     proxy.reload(&after).await.unwrap();
     assert_eq!(proxy.registry.under_way()[0].requests, 1);
@@ -130,4 +132,32 @@ async fn retained_versions_are_checked_and_shown_like_those_in_the_deployment() 
     let proxy = super::super::kit::Proxy::start(&file.text()).await;
     let known = proxy.shards.health().read();
     assert_eq!(known.iter().map(|one| one.version.as_str()).collect::<Vec<_>>(), ["v1", "v2"]);
+}
+
+#[tokio::test]
+async fn what_another_version_serves_does_not_end_with_the_version_that_missed() {
+    let (old, new) = (streaming("/missing").await, streaming("/assets/").await);
+    let grace = "[limits]\nretired_grace = \"50ms\"";
+    let before = assets(", retain = [\"old\"]").top(grace).version("new", &new, 100).spare("old", &old);
+    let after = assets("").top(grace).version("old", &old, 100);
+    let mut proxy = proxy(&before).await;
+    let mut client = http2(proxy.pipe().await).await;
+    let get = |path: &str| Request::get(format!("http://shop.example{path}")).body(empty()).unwrap();
+    let mut begin = async |path: &str| {
+        let mut body = soon("an answer", client.send_request(get(path))).await.unwrap().into_body();
+        assert_eq!(soon("a piece", body.frame()).await.unwrap().unwrap().into_data().unwrap(), "one");
+        body
+    };
+    let (mut page, mut asset) = (begin("/page").await, begin("/assets/old.js").await);
+    let mut other = proxy.connect().await;
+    other.send("GET /assets/old.js HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    assert_eq!(version(&other.head().await), "old asset");
+    proxy.reload(&after).await.unwrap();
+    assert!(soon("the page is ended", page.frame()).await.unwrap().is_err());
+    let under_way = || -> Vec<_> {
+        proxy.registry.under_way().iter().map(|one| (one.version.to_string(), one.requests)).collect()
+    };
+    eventually("nothing is under way on the new one", || under_way().len() == 1).await;
+    assert_eq!(under_way(), [("old".to_owned(), 2)]);
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(20), asset.frame()).await.is_err());
 }
