@@ -161,14 +161,7 @@ impl Meter {
         if let Some(before) = self.version() {
             before.series.ended(false);
         }
-        self.version = Some((member, reason));
-        let Some(version) = self.version() else { return };
-        version.series.began();
-        let tenure = version.tenure.id();
-        match self.stream {
-            Some(place) => self.client.shard.tenures().moves(place, tenure),
-            None => self.client.watch.served_in(tenure),
-        }
+        self.chose(member, reason);
     }
 
     /// Notes that the request waits before it has a version. Over HTTP/2 it has its place by then: what drives it is known now,
