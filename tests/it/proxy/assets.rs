@@ -241,7 +241,8 @@ async fn where_all_miss_the_first_answer_is_served_and_nobody_may_keep_it() {
 #[tokio::test]
 async fn a_page_where_a_script_should_be_is_a_miss() {
     let (v1, v2) = (site("v1", &[]).await, site("v2", &["/assets/a.js"]).await);
-    (v1.otherwise(200), v2.otherwise(200));
+    v1.otherwise(200);
+    v2.otherwise(200);
     let proxy = proxy(&retaining(&v1, &v2)).await;
     assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v2");
     assert_eq!(misses(&proxy, "v1", true), 1);

@@ -59,7 +59,8 @@ async fn a_path_whose_version_is_known_goes_straight_there_until_it_is_not_there
         assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v2 asset");
     }
     // And where the own version has it after all, it is the one that answers.
-    (v1.has(&["/assets/a.js"]), v2.has(&[]));
+    v1.has(&["/assets/a.js"]);
+    v2.has(&[]);
     assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v1 override");
     assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v1 override");
 }
@@ -77,19 +78,12 @@ async fn a_flood_of_random_paths_makes_one_more_request_for_five_and_ten_a_secon
         let answer = connection.answer().await;
         assert_eq!((answer.status, answer.header("cache-control").as_deref()), (404, Some("no-store")));
     }
-    let seconds = begun.elapsed().as_secs() as usize;
+    let seconds = usize::try_from(begun.elapsed().as_secs()).unwrap();
     let others = v2.count() + v3.count();
     assert_eq!(v1.count(), 400);
     assert!((80..=80 + 10 + 10 * (seconds + 1)).contains(&others), "{others} in {seconds} s");
     assert!(asked_of_others(&proxy, "budget") > 0);
     assert_eq!(asked_of_others(&proxy, "miss"), others as u64);
-    // What does not ask for assets earns nothing for it.
-    let before = v2.count() + v3.count();
-    for _ in 0..100 {
-        connection.send("GET /page HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
-        connection.answer().await;
-    }
-    assert_eq!(v2.count() + v3.count(), before);
 }
 
 #[tokio::test]
