@@ -1,4 +1,4 @@
-"""A Vite application rolled out, and back, before real browsers: no hashed file may fail to load, and no page may mix editions."""
+"""A Vite application is rolled out, and back, before real browsers: every hashed file loads, and no page mixes editions."""
 
 import contextlib
 import http.client

@@ -1,6 +1,7 @@
 """Headless Chromium, and the visitors of the shop who use it."""
 
 import asyncio
+import contextlib
 import json
 import os
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from harness import Skipped
 from playwright.async_api import Error, async_playwright
 
 # The longest that the browser may take for one thing, in milliseconds; it ends a hang and decides nothing else.
-PATIENCE = 15_000
+PATIENCE = 30_000
 # Chromium's own setting "block all cookies".
 NO_COOKIES = {"profile": {"default_content_setting_values": {"cookies": 2}}}
 PAGE = """() => ({
@@ -46,20 +47,24 @@ class Browsers:
         self.folder = world.folder / "chromium"
         (self.folder / "Default").mkdir(parents=True, exist_ok=True)
         (self.folder / "Default" / "Preferences").write_text(json.dumps(NO_COOKIES))
+        world.closing.callback(self.stop)
         self.loop.run(self.start(), 100)
-        world.closing.callback(lambda: self.loop.run(self.stop()))
 
     async def start(self):
         self.playwright = await async_playwright().start()
         options = {"executable_path": os.environ["CHROMIUM"], "timeout": 90_000,
                    "args": ["--no-sandbox"] if os.geteuid() == 0 else []}
         chromium = self.playwright.chromium
-        self.usual = await chromium.launch(**options)
-        self.refusing = await chromium.launch_persistent_context(self.folder, **options)
+        self.usual, self.refusing = await asyncio.gather(
+            chromium.launch(**options), chromium.launch_persistent_context(self.folder, **options))
 
-    async def stop(self):
-        await self.usual.close()
-        await self.refusing.close()
+    def stop(self):
+        """End both; what does not end in time, or never began, ends with this process, whose pipe it reads."""
+        with contextlib.suppress(Exception):
+            self.loop.run(self.close())
+
+    async def close(self):
+        await asyncio.gather(self.usual.close(), self.refusing.close())
         await self.playwright.stop()
 
     async def context(self, cookies):
