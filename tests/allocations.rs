@@ -15,6 +15,7 @@ use gradual::model::ring::Ring;
 use gradual::model::route::{Pattern, Router};
 use gradual::model::secret::Secret;
 use gradual::model::share::Share;
+use gradual::rules::{Expression, Facts, Filter, Scratch};
 
 const V1: &str = "db7cd8d3-4425-4fe7-8c81-01bf963b6067";
 const V2: &str = "dc8dcd28-271b-4367-9840-6c244f84cb40";
@@ -128,4 +129,68 @@ fn an_access_log_line_allocates_nothing_but_the_buffer_that_all_lines_share() {
     assert!(sink.write(&record));
     let info = measure(|| (0..50).for_each(|_| assert!(!sink.write(&record))));
     assert_eq!(info.count_total, 0);
+}
+
+/// What rules see of a request with twelve headers.
+fn with_facts<R>(use_facts: impl FnOnce(&Facts<'_>) -> R) -> R {
+    let mut lines = http::HeaderMap::new();
+    for at in 0..11 {
+        let name = http::HeaderName::try_from(format!("x-header-{at}")).unwrap();
+        lines.insert(name, http::HeaderValue::from_static("some value"));
+    }
+    let cookie = "theme=dark; session_id=abcdef; user_id=6ba7b810-9dad-11d1-80b4-00c04fd430c8; a=b";
+    lines.insert(http::header::COOKIE, http::HeaderValue::from_static(cookie));
+    use_facts(&Facts {
+        method: "GET",
+        version: http::Version::HTTP_11,
+        https: true,
+        authority: "www.example.com",
+        path: "/asset/img/logo.png",
+        query: Some("a=b&c=d"),
+        lines: &lines,
+        client: Some([203, 0, 113, 7].into()),
+        time: Duration::from_secs(1_795_233_600),
+        seed: [1, 2],
+        ray: 3,
+    })
+}
+
+#[test]
+fn filters_over_fields_and_operators_allocate_nothing() {
+    for filter in [
+        "true",
+        "http.cookie contains \"user_id\"",
+        "starts_with(http.request.uri.path, \"/asset/\") and ends_with(http.request.uri.path, \".png\")",
+        "ip.src in {203.0.113.0/24} and http.request.method in {\"GET\" \"HEAD\"}",
+        "http.request.headers[\"x-header-3\"][0] == \"some value\" and http.request.uri.args[\"c\"][0] == \"d\"",
+        "len(http.request.cookies[\"user_id\"][0]) == 36 and not http.request.timestamp.msec in {1..5}",
+    ] {
+        let filter = Filter::parse(filter).unwrap();
+        let mut scratch = Scratch::default();
+        let (info, matched) = with_facts(|facts| {
+            // A thread's scratch has its memory from the first request on.
+            filter.matches(facts, &mut scratch);
+            let mut matched = false;
+            (measure(|| matched = filter.matches(facts, &mut scratch)), matched)
+        });
+        assert_eq!((info.count_total, matched), (0, true), "{}", filter.source());
+    }
+}
+
+#[test]
+fn the_documented_values_allocate_nothing() {
+    for (value, expected) in [
+        ("http.request.cookies[\"user_id\"][0]", "6ba7b810-9dad-11d1-80b4-00c04fd430c8"),
+        ("http.request.cookies[\"session_id\"][0]", "abcdef"),
+        ("ip.src", "203.0.113.7"),
+        ("lower(http.request.uri)", "/asset/img/logo.png?a=b&c=d"),
+    ] {
+        let value = Expression::parse(value).unwrap();
+        let mut scratch = Scratch::default();
+        with_facts(|facts| {
+            assert_eq!(value.value(facts, &mut scratch).unwrap(), expected.as_bytes());
+            let info = measure(|| assert!(value.value(facts, &mut scratch).is_some()));
+            assert_eq!(info.count_total, 0, "{}", value.source());
+        });
+    }
 }

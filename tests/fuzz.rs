@@ -133,3 +133,8 @@ fn head() {
 fn connection() {
     smoke("connection", 8_000);
 }
+
+#[test]
+fn rules() {
+    smoke("rules", 10_000);
+}

@@ -6,6 +6,7 @@ pub mod head;
 pub mod overrides;
 pub mod proxy_header;
 pub mod route;
+pub mod rules;
 pub mod strict;
 mod upstream;
 
@@ -13,11 +14,12 @@ mod upstream;
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its corpus.
-pub const ALL: [(&str, Target); 6] = [
+pub const ALL: [(&str, Target); 7] = [
     ("overrides", overrides::run),
     ("route", route::run),
     ("config", config::run),
     ("proxy_header", proxy_header::run),
     ("head", head::run),
     ("connection", connection::run),
+    ("rules", rules::run),
 ];

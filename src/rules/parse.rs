@@ -13,6 +13,8 @@ use crate::diag::Span;
 pub(super) const MOST_LENGTH: usize = 4096;
 /// How deep parentheses, calls and negations may be nested.
 pub(super) const MOST_NESTING: usize = 128;
+/// How many levels a call is: its arguments, and what stands in each.
+const CALL_LEVELS: usize = 2;
 /// The most regular expressions and wildcards in one expression.
 const MOST_PATTERNS: usize = 32;
 
@@ -39,9 +41,9 @@ pub(super) fn parse(text: &str) -> Result<Operand, Mistake> {
     parser.scan.space();
     if parser.scan.at_end() {
         let mistake = Mistake::new("the expression is empty", 0..text.len());
-        return Err(
-            mistake.expected("such as `http.cookie contains \"user_id\"`, or `true` for every request")
-        );
+        return Err(mistake.expected(
+            "an expression such as `http.cookie contains \"user_id\"`, or `true` for every request",
+        ));
     }
     let operand = parser.either()?;
     parser.scan.space();
@@ -68,15 +70,19 @@ pub(super) struct Parser<'t> {
 }
 
 impl Parser<'_> {
-    /// One level deeper, for as long as `parse` goes on.
-    fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, Mistake>) -> Result<T, Mistake> {
-        if self.depth >= MOST_NESTING {
+    /// So many levels deeper, for as long as `parse` goes on.
+    fn nested<T>(
+        &mut self,
+        levels: usize,
+        parse: impl FnOnce(&mut Self) -> Result<T, Mistake>,
+    ) -> Result<T, Mistake> {
+        if self.depth + levels > MOST_NESTING {
             let title = format!("the expression is nested more than {MOST_NESTING} levels deep");
             return Err(Mistake::new(title, self.scan.found()));
         }
-        self.depth += 1;
+        self.depth += levels;
         let parsed = parse(self);
-        self.depth -= 1;
+        self.depth -= levels;
         parsed
     }
 
@@ -90,52 +96,23 @@ impl Parser<'_> {
         Ok(())
     }
 
-    /// Operands joined by `or`, the operator that binds least.
+    /// Operands joined by operators. However many there are, they are not nested.
     pub(super) fn either(&mut self) -> Result<Operand, Mistake> {
-        self.chain(Logic::Or, |parser| {
-            parser.chain(Logic::Xor, |parser| parser.chain(Logic::And, Self::unary))
-        })
+        let first = self.unary()?;
+        let mut rest = Vec::new();
+        while let Some(logic) = self.logic() {
+            rest.push((logic, self.unary()?));
+        }
+        if rest.is_empty() { Ok(first) } else { combined(first, rest) }
     }
 
-    /// Operands joined by one operator. However many there are, they are not nested.
-    fn chain(
-        &mut self,
-        logic: Logic,
-        mut operand: impl FnMut(&mut Self) -> Result<Operand, Mistake>,
-    ) -> Result<Operand, Mistake> {
-        let first = operand(self)?;
-        let mut operands = Vec::new();
-        while self.eat_logic(logic) {
-            operands.push(operand(self)?);
-        }
-        if operands.is_empty() {
-            return Ok(first);
-        }
-        let (ty, start) = (condition(&first)?, first.span.start);
-        let mut end = first.span.end;
-        let mut nodes = vec![first.node];
-        for operand in operands {
-            if condition(&operand)? != ty {
-                return Err(hints::mixed(&operand, ty));
-            }
-            end = operand.span.end;
-            nodes.push(operand.node);
-        }
-        let node = match ty {
-            Type::BOOLEAN => Node::Combine(logic, nodes.into()),
-            _ => Node::EachCombine(logic, nodes.into()),
-        };
-        Ok(Operand { node, ty, each: false, span: start..end })
-    }
-
-    fn eat_logic(&mut self, logic: Logic) -> bool {
+    fn logic(&mut self) -> Option<Logic> {
+        const OPERATORS: [(&str, &str, Logic); 3] =
+            [("and", "&&", Logic::And), ("xor", "^^", Logic::Xor), ("or", "||", Logic::Or)];
         self.scan.space();
-        let (word, symbol) = match logic {
-            Logic::And => ("and", "&&"),
-            Logic::Or => ("or", "||"),
-            Logic::Xor => ("xor", "^^"),
-        };
-        self.scan.eat_word(word) || self.scan.eat(symbol)
+        let mut operators = OPERATORS.into_iter();
+        let found = operators.find(|(word, symbol, _)| self.scan.eat_word(word) || self.scan.eat(symbol));
+        found.map(|(_, _, logic)| logic)
     }
 
     fn unary(&mut self) -> Result<Operand, Mistake> {
@@ -143,7 +120,7 @@ impl Parser<'_> {
         let start = self.scan.at();
         let negated = !self.scan.rest().starts_with("!=") && self.scan.eat("!");
         if negated || self.scan.eat_word("not") {
-            let operand = self.nested(Self::unary)?;
+            let operand = self.nested(1, Self::unary)?;
             let span = start..operand.span.end;
             let ty = condition(&operand)?;
             let of = Box::new(operand.node);
@@ -151,7 +128,7 @@ impl Parser<'_> {
             return Ok(Operand { node, ty, each: false, span });
         }
         if self.scan.eat("(") {
-            let operand = self.nested(Self::either)?;
+            let operand = self.nested(1, Self::either)?;
             self.close(start, ")")?;
             condition(&operand)?;
             return Ok(Operand { span: start..self.scan.at(), ..operand });
@@ -210,7 +187,7 @@ impl Parser<'_> {
     fn named(&mut self, name: &str, span: Span) -> Result<Operand, Mistake> {
         self.scan.space();
         if self.scan.rest().starts_with('(') {
-            return self.nested(|parser| parser.call(name, span));
+            return self.nested(CALL_LEVELS, |parser| parser.call(name, span));
         }
         match fields::field(name) {
             Some(field) => Ok(Operand { node: Node::Field(field), ty: field.ty(), each: false, span }),
@@ -253,8 +230,7 @@ impl Parser<'_> {
             return Err(Mistake::new("`any` and `all` take one argument", self.scan.found()));
         }
         self.close(open, ")")?;
-        let whole = operand.ty == Type::BOOLEANS && !operand.each;
-        if !whole && !(operand.ty == Type::BOOLEAN && operand.each) {
+        if !matches!((operand.ty, operand.each), (Type::BOOLEANS, false) | (Type::BOOLEAN, true)) {
             return Err(hints::not_for_each(&operand));
         }
         let of = Box::new(operand.node);
@@ -326,7 +302,7 @@ impl Parser<'_> {
             let flatten = of.each;
             (Node::Elements { of: Box::new(of.node), flatten }, true)
         } else if self.scan.at_string() {
-            (self.key(of.node, of.ty, of.each)?, of.each)
+            (self.key(&of.node, of.ty, of.each)?, of.each)
         } else {
             (self.position(of.node, of.ty, of.each)?, of.each)
         };
@@ -335,10 +311,10 @@ impl Parser<'_> {
     }
 
     /// A map's key.
-    fn key(&mut self, of: Node, ty: Type, each: bool) -> Result<Node, Mistake> {
+    fn key(&mut self, of: &Node, ty: Type, each: bool) -> Result<Node, Mistake> {
         let text = self.scan.string()?;
-        let Node::Field(Field::Map(map)) = of else {
-            let mistake = Mistake::new("an array has no keys", text.span.clone());
+        let &Node::Field(Field::Map(map)) = of else {
+            let mistake = Mistake::new("an array has no keys", text.span);
             return Err(mistake
                 .label(format!("this is {}", ty.with_article()))
                 .expected("a position such as `[0]`"));
@@ -346,7 +322,7 @@ impl Parser<'_> {
         debug_assert!(!each, "a map is a field, and nothing unpacks it before its key");
         if map == MapField::Headers && text.bytes.iter().any(u8::is_ascii_uppercase) {
             let lower = String::from_utf8_lossy(&text.bytes).to_ascii_lowercase();
-            return Err(Mistake::new("no header has this name", text.span.clone())
+            return Err(Mistake::new("no header has this name", text.span)
                 .label("the names of `http.request.headers` are in lower case")
                 .help(format!("write `\"{lower}\"`")));
         }
@@ -379,6 +355,84 @@ impl Parser<'_> {
             of if each => Node::EachIndex { of: Box::new(of), at },
             of => Node::Index { of: Box::new(of), at },
         })
+    }
+}
+
+/// Operands with the operators before them: those that bind most are joined first.
+fn combined(first: Operand, rest: Vec<(Logic, Operand)>) -> Result<Operand, Mistake> {
+    let mut chain = Chain { first, rest };
+    for logic in [Logic::And, Logic::Xor, Logic::Or] {
+        chain = chain.joined(logic)?;
+    }
+    Ok(chain.first)
+}
+
+/// Operands, each but the first with the operator before it.
+struct Chain {
+    first: Operand,
+    rest: Vec<(Logic, Operand)>,
+}
+
+impl Chain {
+    /// The chain with all operands joined that stand beside one operator.
+    fn joined(self, logic: Logic) -> Result<Self, Mistake> {
+        let mut group = Group::new(self.first);
+        let mut first = None;
+        let mut rest: Vec<(Logic, Operand)> = Vec::new();
+        let mut before = logic;
+        for (operator, operand) in self.rest {
+            if operator == logic {
+                group.push(operand)?;
+                continue;
+            }
+            let done = std::mem::replace(&mut group, Group::new(operand)).joined(logic);
+            match first {
+                None => first = Some(done),
+                Some(_) => rest.push((before, done)),
+            }
+            before = operator;
+        }
+        let last = group.joined(logic);
+        match first {
+            None => Ok(Self { first: last, rest }),
+            Some(first) => {
+                rest.push((before, last));
+                Ok(Self { first, rest })
+            }
+        }
+    }
+}
+
+/// Conditions of one kind that one operator joins.
+struct Group {
+    first: Operand,
+    others: Vec<Node>,
+}
+
+impl Group {
+    fn new(first: Operand) -> Self {
+        Self { first, others: Vec::new() }
+    }
+
+    fn push(&mut self, operand: Operand) -> Result<(), Mistake> {
+        let ty = condition(&self.first)?;
+        if condition(&operand)? != ty {
+            return Err(hints::mixed(&operand, ty));
+        }
+        self.first.span.end = operand.span.end;
+        self.others.push(operand.node);
+        Ok(())
+    }
+
+    fn joined(self, logic: Logic) -> Operand {
+        let Self { first, others } = self;
+        if others.is_empty() {
+            return first;
+        }
+        let (once, nodes) =
+            (first.ty == Type::BOOLEAN && !first.each, [first.node].into_iter().chain(others).collect());
+        let node = if once { Node::Combine(logic, nodes) } else { Node::EachCombine(logic, nodes) };
+        Operand { node, ty: if once { Type::BOOLEAN } else { Type::BOOLEANS }, each: false, span: first.span }
     }
 }
 
