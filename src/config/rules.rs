@@ -46,7 +46,8 @@ pub(super) fn parsed<T>(
 
 fn edits(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Vec<Edit> {
     let entries = fields.named("headers");
-    if let (true, Some(span)) = (entries.is_empty(), fields.span_of("headers")) {
+    let all = fields.any("headers");
+    if let Some((_, span)) = all.filter(|(all, _)| all.as_table().is_some_and(|all| all.is_empty())) {
         walk.conclude(Diagnostic::error("the rule changes no header", span).label("`headers` is empty"));
     }
     if let Some((beyond, _)) = entries.get(MOST_HEADERS) {

@@ -274,7 +274,8 @@ pub(super) fn no_list(scan: &mut Scanner<'_>) -> Mistake {
         Some('(' | '[') => mistake.help("write `{` and `}`"),
         Some(c) if c.is_ascii_hexdigit() || c == ':' => {
             let (text, span) = scan.take_address();
-            Mistake { span, ..mistake }.help(format!("write `in {{{text}}}`"))
+            Mistake { span, title: format!("{} is no list", quoted(text)), ..mistake }
+                .help(format!("write `in {{{text}}}`"))
         }
         _ => mistake,
     }

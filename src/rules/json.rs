@@ -18,8 +18,8 @@ pub(super) fn integer(text: &[u8], path: &[Key]) -> Option<i64> {
 /// The string at a path; `None` where there is none, or something else.
 pub(super) fn string<'s>(context: &Context<'s>, text: &'s [u8], path: &[Key]) -> Option<&'s [u8]> {
     let keep = |text: &str| {
-        let kept = context.may_write(text.len()).then(|| context.bump.alloc_str(text))?;
-        Some(&kept.as_bytes()[..])
+        let kept: &'s str = context.may_write(text.len()).then(|| context.bump.alloc_str(text))?;
+        Some(kept.as_bytes())
     };
     match find(text, path, &keep)? {
         Leaf::Text(text) => Some(text),

@@ -13,6 +13,8 @@ use crate::diag::Span;
 pub(super) const MOST_LENGTH: usize = 4096;
 /// How deep parentheses, calls and negations may be nested.
 pub(super) const MOST_NESTING: usize = 128;
+/// How many levels a call is: its arguments, and what stands in each.
+const CALL_LEVELS: usize = 2;
 /// The most regular expressions and wildcards in one expression.
 const MOST_PATTERNS: usize = 32;
 
@@ -39,9 +41,9 @@ pub(super) fn parse(text: &str) -> Result<Operand, Mistake> {
     parser.scan.space();
     if parser.scan.at_end() {
         let mistake = Mistake::new("the expression is empty", 0..text.len());
-        return Err(
-            mistake.expected("such as `http.cookie contains \"user_id\"`, or `true` for every request")
-        );
+        return Err(mistake.expected(
+            "an expression such as `http.cookie contains \"user_id\"`, or `true` for every request",
+        ));
     }
     let operand = parser.either()?;
     parser.scan.space();
@@ -68,15 +70,19 @@ pub(super) struct Parser<'t> {
 }
 
 impl Parser<'_> {
-    /// One level deeper, for as long as `parse` goes on.
-    fn nested<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, Mistake>) -> Result<T, Mistake> {
-        if self.depth >= MOST_NESTING {
+    /// So many levels deeper, for as long as `parse` goes on.
+    fn nested<T>(
+        &mut self,
+        levels: usize,
+        parse: impl FnOnce(&mut Self) -> Result<T, Mistake>,
+    ) -> Result<T, Mistake> {
+        if self.depth + levels > MOST_NESTING {
             let title = format!("the expression is nested more than {MOST_NESTING} levels deep");
             return Err(Mistake::new(title, self.scan.found()));
         }
-        self.depth += 1;
+        self.depth += levels;
         let parsed = parse(self);
-        self.depth -= 1;
+        self.depth -= levels;
         parsed
     }
 
@@ -114,7 +120,7 @@ impl Parser<'_> {
         let start = self.scan.at();
         let negated = !self.scan.rest().starts_with("!=") && self.scan.eat("!");
         if negated || self.scan.eat_word("not") {
-            let operand = self.nested(Self::unary)?;
+            let operand = self.nested(1, Self::unary)?;
             let span = start..operand.span.end;
             let ty = condition(&operand)?;
             let of = Box::new(operand.node);
@@ -122,7 +128,7 @@ impl Parser<'_> {
             return Ok(Operand { node, ty, each: false, span });
         }
         if self.scan.eat("(") {
-            let operand = self.nested(Self::either)?;
+            let operand = self.nested(1, Self::either)?;
             self.close(start, ")")?;
             condition(&operand)?;
             return Ok(Operand { span: start..self.scan.at(), ..operand });
@@ -181,7 +187,7 @@ impl Parser<'_> {
     fn named(&mut self, name: &str, span: Span) -> Result<Operand, Mistake> {
         self.scan.space();
         if self.scan.rest().starts_with('(') {
-            return self.nested(|parser| parser.call(name, span));
+            return self.nested(CALL_LEVELS, |parser| parser.call(name, span));
         }
         match fields::field(name) {
             Some(field) => Ok(Operand { node: Node::Field(field), ty: field.ty(), each: false, span }),
@@ -224,8 +230,7 @@ impl Parser<'_> {
             return Err(Mistake::new("`any` and `all` take one argument", self.scan.found()));
         }
         self.close(open, ")")?;
-        let whole = operand.ty == Type::BOOLEANS && !operand.each;
-        if !whole && !(operand.ty == Type::BOOLEAN && operand.each) {
+        if !matches!((operand.ty, operand.each), (Type::BOOLEANS, false) | (Type::BOOLEAN, true)) {
             return Err(hints::not_for_each(&operand));
         }
         let of = Box::new(operand.node);
@@ -297,7 +302,7 @@ impl Parser<'_> {
             let flatten = of.each;
             (Node::Elements { of: Box::new(of.node), flatten }, true)
         } else if self.scan.at_string() {
-            (self.key(of.node, of.ty, of.each)?, of.each)
+            (self.key(&of.node, of.ty, of.each)?, of.each)
         } else {
             (self.position(of.node, of.ty, of.each)?, of.each)
         };
@@ -306,10 +311,10 @@ impl Parser<'_> {
     }
 
     /// A map's key.
-    fn key(&mut self, of: Node, ty: Type, each: bool) -> Result<Node, Mistake> {
+    fn key(&mut self, of: &Node, ty: Type, each: bool) -> Result<Node, Mistake> {
         let text = self.scan.string()?;
-        let Node::Field(Field::Map(map)) = of else {
-            let mistake = Mistake::new("an array has no keys", text.span.clone());
+        let &Node::Field(Field::Map(map)) = of else {
+            let mistake = Mistake::new("an array has no keys", text.span);
             return Err(mistake
                 .label(format!("this is {}", ty.with_article()))
                 .expected("a position such as `[0]`"));
@@ -317,7 +322,7 @@ impl Parser<'_> {
         debug_assert!(!each, "a map is a field, and nothing unpacks it before its key");
         if map == MapField::Headers && text.bytes.iter().any(u8::is_ascii_uppercase) {
             let lower = String::from_utf8_lossy(&text.bytes).to_ascii_lowercase();
-            return Err(Mistake::new("no header has this name", text.span.clone())
+            return Err(Mistake::new("no header has this name", text.span)
                 .label("the names of `http.request.headers` are in lower case")
                 .help(format!("write `\"{lower}\"`")));
         }

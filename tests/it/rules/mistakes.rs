@@ -205,7 +205,7 @@ fn size_and_nesting_are_bounded() {
         (nested("(", ")", 129), "128 levels"),
         (nested("!", "", 129), "128 levels"),
         (nested("any(", ")", 129), "128 levels"),
-        (nested("lower(", ")", 300), "128 levels"),
+        (nested("lower(", ")", 65), "128 levels"),
         ("(".repeat(10_000), "more than 4096 bytes"),
         ("not ".repeat(10_000), "more than 4096 bytes"),
         ("(".repeat(4000), "128 levels"),
