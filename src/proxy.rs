@@ -31,6 +31,7 @@ mod handler;
 mod head;
 mod health;
 mod idle;
+mod load;
 mod objects;
 mod overrides;
 mod panics;
@@ -69,7 +70,6 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -80,6 +80,7 @@ pub use self::ejection::Timing;
 pub use self::health::{
     EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
 };
+pub use self::load::{Load, LoadMeter};
 pub use self::objects::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
 pub use self::probe::ProbeError;
 pub use self::record::is_asset;
@@ -186,33 +187,6 @@ struct Thread {
     inbox: mpsc::UnboundedSender<Command>,
     gauge: Arc<Gauge>,
     handle: std::thread::JoinHandle<()>,
-}
-
-/// What the data plane says of itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Load {
-    /// Client connections that are open.
-    pub connections: u64,
-    /// Requests and tunnels in flight.
-    pub requests: u64,
-}
-
-/// Tells at any time what is going on, without asking anybody. Cheap to clone; the default sees no shards.
-#[derive(Clone, Debug, Default)]
-pub struct LoadMeter {
-    /// Those of all shards, which go on counting as long as the shards live.
-    gauges: Arc<[Arc<Gauge>]>,
-}
-
-impl LoadMeter {
-    /// What is going on at the moment.
-    pub fn read(&self) -> Load {
-        let sum = |number: fn(&Gauge) -> u64| self.gauges.iter().map(|gauge| number(gauge)).sum();
-        Load {
-            connections: sum(|gauge| gauge.connections.load(Ordering::Relaxed)),
-            requests: sum(|gauge| gauge.requests.load(Ordering::Relaxed)),
-        }
-    }
 }
 
 /// How long a commit waits for names to be resolved the first time, so that the first requests find an address.
@@ -419,7 +393,7 @@ impl Shards {
 
     /// What tells what is going on, for those who cannot wait for whoever holds the shards.
     pub fn meter(&self) -> LoadMeter {
-        LoadMeter { gauges: self.threads.iter().map(|thread| Arc::clone(&thread.gauge)).collect() }
+        LoadMeter::new(self.threads.iter().map(|thread| &thread.gauge))
     }
 
     /// What tells how upstreams stand, for those who cannot wait for whoever holds the shards.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::model::decision::Reason;
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::overrides::OverrideProblem;
 
 use super::limits::{Limit, Limited};
-use super::objects::{HandoverResult, ObjectSeries};
+use super::objects::HandoverResult;
 use super::series::{ASSET_REQUESTS, BOUNDS, CLASSES, Counter, REASONS, RESULTS, RETRIES, VersionSeries};
 use super::{ByShard, Checks, Ejections, Gauges, Objects, Process, Recorders, UpgradeResult};
 
@@ -329,21 +329,19 @@ impl Page {
     }
 
     fn objects(&mut self, objects: &Objects) {
-        let gauges: [(_, _, fn(&ObjectSeries) -> &AtomicU64); 2] = [
-            ("gradual_objects_live", "Objects that have a request or tunnel under way.", |series| {
-                &series.live
-            }),
-            (
-                "gradual_objects_waiting",
-                "Requests that wait until another version has ended with their object.",
-                |series| &series.waiting,
-            ),
-        ];
-        for (name, help, number) in gauges {
-            self.family(name, "gauge", help);
-            for (worker, series) in objects {
-                self.sample(name, &[("worker", worker.as_str())], number(series).load(Ordering::Relaxed));
-            }
+        const LIVE: &str = "gradual_objects_live";
+        self.family(LIVE, "gauge", "Objects that have a request or tunnel under way.");
+        for (worker, series) in objects {
+            self.sample(LIVE, &[("worker", worker.as_str())], series.live.load(Ordering::Relaxed));
+        }
+        const WAITING: &str = "gradual_objects_waiting";
+        self.family(
+            WAITING,
+            "gauge",
+            "Requests that wait until another version has ended with their object.",
+        );
+        for (worker, series) in objects {
+            self.sample(WAITING, &[("worker", worker.as_str())], series.waiting.load(Ordering::Relaxed));
         }
         const HANDOVERS: &str = "gradual_object_handovers_total";
         self.family(HANDOVERS, "counter", "Live objects that went from one version to the next.");

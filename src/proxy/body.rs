@@ -184,7 +184,7 @@ impl ResponseBody {
                 // An upstream that has not read all of the request may still be at it: its connection is closed first.
                 Some(meter) if meter.held.is_some() => {
                     if meter.progress.as_ref().is_none_or(|progress| progress.has_ended()) {
-                        lease.let_go();
+                        lease.hold(None);
                         lease.give_back();
                     }
                 }

@@ -480,11 +480,8 @@ struct OneStream {
 impl Connection {
     fn shared(connection: &Rc<Multiplexed>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
-        Self::Shared(OneStream {
-            sender: connection.sender.clone(),
-            connection: Rc::clone(connection),
-            permit: None,
-        })
+        let (sender, connection) = (connection.sender.clone(), Rc::clone(connection));
+        Self::Shared(OneStream { sender, connection, permit: None })
     }
 }
 
@@ -572,21 +569,14 @@ impl Lease {
         self.place.0.pool.be_wary();
     }
 
-    /// The request that is to be sent is for an object.
-    pub(super) fn hold(&mut self, permit: &Rc<Permit>) {
-        *self.permit() = Some(Rc::clone(permit));
-    }
-
-    /// The upstream has nothing more to do for the request: its object need not wait for the connection's end.
-    pub(super) fn let_go(&mut self) {
-        self.permit().take();
-    }
-
-    fn permit(&mut self) -> &mut Option<Rc<Permit>> {
-        match &mut self.connection {
+    /// The request that is to be sent is for an object; or (`None`) the upstream has nothing more to do for it, so that the
+    /// object need not wait for the connection's end.
+    pub(super) fn hold(&mut self, permit: Option<&Rc<Permit>>) {
+        let held = match &mut self.connection {
             Connection::Single(single) => &mut single.permit,
             Connection::Shared(stream) => &mut stream.permit,
-        }
+        };
+        *held = permit.cloned();
     }
 
     /// Keeps the connection for another request.
