@@ -172,12 +172,9 @@ impl Exchange {
 
     /// Sends the request to its version, and makes the client's response of what comes back.
     pub(super) async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
-        let tenancy = self.meter.held.as_ref().map(|held| Arc::clone(held.tenancy()));
-        let exchanged = match (tenancy, self.asset.take()) {
-            (None, None) => self.exchange().await,
-            (Some(tenancy), _) => Box::pin(self.exchange_within(tenancy)).await,
-            (None, Some(asset)) => Box::pin(self.exchange_asset(asset)).await,
-        };
+        // Most requests look at one thing here, and have no room for what is rare.
+        let is_rare = self.meter.steered.is_some() && (self.meter.held.is_some() || self.asset.is_some());
+        let exchanged = if is_rare { Box::pin(self.exchange_steered()).await } else { self.exchange().await };
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;
         Ok(match exchanged {
@@ -202,6 +199,18 @@ impl Exchange {
         self.meter.holds_on();
         // Only from here on is the response found by what cuts it.
         if tenancy.is_over() { Err(Kind::ObjectMoving.into()) } else { Ok(exchanged) }
+    }
+
+    /// The same for a request that may be for an object, or for an asset that others are asked for.
+    async fn exchange_steered(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
+        if let Some(held) = &self.meter.held {
+            let tenancy = Arc::clone(held.tenancy());
+            return self.exchange_within(tenancy).await;
+        }
+        match self.asset.take() {
+            None => self.exchange().await,
+            Some(asset) => self.exchange_asset(asset).await,
+        }
     }
 
     /// Whether the request's `Host` line is what the endpoint is to see.
