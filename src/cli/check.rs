@@ -168,10 +168,10 @@ mod tests {
         let (good, out, err) = checked(&file, true);
         assert_eq!((good, err.as_str()), (false, ""));
         assert!(!out.contains(|c: char| c.is_control() && c != '\n'), "{out:?}");
-        let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let json: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(json["diagnostics"][0]["text"], "'\u{9b}x'");
         let (_folder, file) = written(MINIMAL);
-        let json: serde_json::Value = serde_json::from_str(&checked(&file, true).1).unwrap();
+        let json: Value = serde_json::from_str(&checked(&file, true).1).unwrap();
         assert_eq!(json["errors"], 0);
     }
 
