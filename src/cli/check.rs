@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use serde_json::Value;
+
 use crate::config::{Config, parse};
 use crate::control::admin::check_token;
 use crate::control::check_log;
@@ -34,7 +36,7 @@ fn run<O: Write, E: Write>(path: &Path, json: bool, color: bool, to: &mut Stream
         Err(report) => (None, report),
     };
     if json {
-        writeln!(to.out, "{}", json_text(&report))?;
+        writeln!(to.out, "{}", json_text(&report.to_json()))?;
         return Ok(config.is_some());
     }
     if !report.diagnostics.is_empty() {
@@ -77,8 +79,8 @@ fn good(config: &Config, report: &Report) -> String {
 }
 
 /// One object; control characters are escaped, also those that JSON itself allows, as a terminal may be reading.
-pub(super) fn json_text(report: &Report) -> String {
-    let text = format!("{:#}", report.to_json());
+pub(super) fn json_text(json: &Value) -> String {
+    let text = format!("{json:#}");
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -166,10 +168,10 @@ mod tests {
         let (good, out, err) = checked(&file, true);
         assert_eq!((good, err.as_str()), (false, ""));
         assert!(!out.contains(|c: char| c.is_control() && c != '\n'), "{out:?}");
-        let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+        let json: Value = serde_json::from_str(&out).unwrap();
         assert_eq!(json["diagnostics"][0]["text"], "'\u{9b}x'");
         let (_folder, file) = written(MINIMAL);
-        let json: serde_json::Value = serde_json::from_str(&checked(&file, true).1).unwrap();
+        let json: Value = serde_json::from_str(&checked(&file, true).1).unwrap();
         assert_eq!(json["errors"], 0);
     }
 

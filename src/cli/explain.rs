@@ -115,7 +115,7 @@ pub fn run(args: &ExplainArgs, load: impl FnOnce(&Path) -> Result<Config, String
 fn answer_text(config: &Config, args: &ExplainArgs) -> Result<String, Mistake> {
     let question = args.question()?;
     let answer = explain(config, &question)?;
-    Ok(if args.json { format!("{:#}", answer.to_json()) } else { answer.to_text() })
+    Ok(if args.json { super::check::json_text(&answer.to_json()) } else { answer.to_text() })
 }
 
 impl ExplainArgs {

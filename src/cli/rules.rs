@@ -72,7 +72,7 @@ pub fn run(args: &RulesArgs) -> ExitCode {
         Ok(tested) => return if super::say(&tested.printed(args.json)) { 0.into() } else { 1.into() },
         Err(Unanswered::Request(mistake)) => format!("error: {mistake}\n"),
         Err(Unanswered::Expression(report)) if args.json => {
-            super::say(&format!("{}\n", super::check::json_text(&report)));
+            super::say(&format!("{}\n", super::check::json_text(&report.to_json())));
             return ExitCode::FAILURE;
         }
         Err(Unanswered::Expression(report)) => report.render(super::color(&std::io::stderr())),
@@ -118,7 +118,8 @@ fn machine(value: &Value<'_>) -> Json {
 impl Tested {
     fn printed(&self, as_json: bool) -> String {
         if as_json {
-            return format!("{:#}\n", json!({ "type": self.type_name, "result": self.json }));
+            let json = json!({ "type": self.type_name, "result": self.json });
+            return format!("{}\n", super::check::json_text(&json));
         }
         format!("type    {}\nresult  {}\n", self.type_name, self.result)
     }

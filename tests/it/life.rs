@@ -148,6 +148,8 @@ fn commands_end_in_order_where_nobody_takes_what_they_say() {
         &["check", "missing.toml"],
         &["explain", "/", "--file", good],
         &["explain", "/", "--file", "missing.toml"],
+        &["rules", "test", "true"],
+        &["rules", "test", "--json", "http.cooky"],
         &["run", "missing.toml"],
         &["upgrade", good],
         &["schema"],
@@ -160,6 +162,24 @@ fn commands_end_in_order_where_nobody_takes_what_they_say() {
             assert!(matches!(status.code(), Some(0..=2)), "{arguments:?}: {status:?}");
         }
     }
+}
+
+#[test]
+fn an_expression_is_tested_with_exit_code_0_and_a_mistake_in_it_is_shown_with_1() {
+    let arguments = ["rules", "test", "http.request.cookies[\"a\"][0]", "--header", "Cookie: a=1"];
+    let good = gradual(&arguments);
+    assert_eq!(
+        (good.status.code(), text(&good.stdout).as_ref()),
+        (Some(0), "type    String\nresult  \"1\"\n")
+    );
+    let bad = gradual(&["rules", "test", "http.cooky"]);
+    assert_eq!((bad.status.code(), text(&bad.stdout).as_ref()), (Some(1), ""));
+    assert!(text(&bad.stderr).contains("--> expression:1:1"), "{}", text(&bad.stderr));
+    let machine = gradual(&["rules", "test", "--json", "http.cooky"]);
+    let report: serde_json::Value = serde_json::from_slice(&machine.stdout).unwrap();
+    assert_eq!((machine.status.code(), &report["errors"]), (Some(1), &serde_json::json!(1)));
+    let control = gradual(&["rules", "test", "--json", "url_decode(http.request.uri.query)", "/?%c2%9b"]);
+    assert!(text(&control.stdout).contains("\\u009b"), "{}", text(&control.stdout));
 }
 
 #[test]
