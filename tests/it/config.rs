@@ -204,8 +204,6 @@ fn keys_that_do_not_work_yet_are_refused_and_not_ignored() {
     for (section, key) in [
         ("[server]", "state = \"state\""),
         ("[[worker]]", "assets = {}"),
-        ("[worker.affinity]", "cookie = \"k\""),
-        ("[worker.affinity]", "cookie_forward = true"),
         ("[[worker.version]]", "migration = true"),
     ] {
         let source = ANNOTATED.replacen(&format!("\n{section}\n"), &format!("\n{section}\n{key}\n"), 1);

@@ -5,6 +5,7 @@ mod budget;
 mod calls;
 mod caps;
 mod choice;
+mod cookie;
 mod drain;
 mod ejection;
 mod failures;
