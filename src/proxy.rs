@@ -73,7 +73,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 
 pub use self::census::Spare;
 pub use self::ejection::Timing;
@@ -176,8 +175,6 @@ pub struct Shards {
     census: Arc<Census>,
     registry: Arc<Registry>,
     objects: Arc<Table>,
-    /// Cut what is live of moved objects when its time is up.
-    timers: JoinSet<()>,
     /// The number of connections that was last warned of.
     warned_of: usize,
 }
@@ -231,7 +228,6 @@ impl Shards {
             census,
             registry: services.registry,
             objects,
-            timers: JoinSet::new(),
             warned_of: 0,
         }
     }
@@ -333,7 +329,7 @@ impl Shards {
         self.release(&listeners);
         self.names.committed();
         // Before any shard serves it: from here on no object is begun at a version that it has no more.
-        self.objects.install(&blueprint.objects, &mut self.timers);
+        self.objects.install(&blueprint.objects);
         let mut acknowledged = Vec::with_capacity(self.threads.len());
         for thread in &self.threads {
             let accept = |(index, bound): (usize, &mut Bound)| Accept {

@@ -162,7 +162,9 @@ impl Exchange {
         } else {
             let most = meter.limits().request_body_bytes.unwrap_or(u64::MAX);
             let most_trailers = u32::try_from(meter.limits().header_bytes / 2).unwrap_or(u32::MAX);
-            let progress = Rc::new(Progress::new(meter.started, most, declared.is_some()));
+            // Who had to wait for an object has not been asked for a body before.
+            let begun = if again { Instant::now() } else { meter.started };
+            let progress = Rc::new(Progress::new(begun, most, declared.is_some()));
             meter.progress = Some(Rc::clone(&progress));
             RequestBody::new(body, &progress, drained, most_trailers)
         };

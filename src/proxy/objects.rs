@@ -111,6 +111,8 @@ pub(super) struct Table {
     domains: Mutex<HashMap<WorkerName, Arc<Domain>>>,
     /// What was installed last.
     current: Mutex<Vec<Option<Objects>>>,
+    /// Cut what is live of moved objects when its time is up.
+    timers: Mutex<JoinSet<()>>,
 }
 
 impl Table {
@@ -135,8 +137,8 @@ impl Table {
     }
 
     /// The deployments of a configuration hold from now on. To be called before any shard serves it, within a runtime that
-    /// goes on: `timers` cuts what has to end later.
-    pub(super) fn install(&self, objects: &[Option<Objects>], timers: &mut JoinSet<()>) {
+    /// goes on, and cuts what has to end later.
+    pub(super) fn install(&self, objects: &[Option<Objects>]) {
         let now = Instant::now();
         let mut domains = self.domains();
         let newest = |domain: &Arc<Domain>| {
@@ -151,19 +153,18 @@ impl Table {
             if let Some(plan) = plan
                 && !overdue.is_empty()
             {
-                end_at(&self.common, domain, overdue, plan.due(now), timers);
+                self.end_at(domain, overdue, plan.due(now));
             }
         }
         domains.retain(|_, domain| newest(domain).is_some() || !domain.is_empty());
         drop(domains);
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = objects.to_vec();
-        while timers.try_join_next().is_some() {}
     }
 
     /// What was installed last holds again, after another process had claimed objects.
-    fn lift(&self, timers: &mut JoinSet<()>) {
+    fn lift(&self) {
         let current = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.install(&current, timers);
+        self.install(&current);
         self.common.changed.notify_waiters();
     }
 
@@ -173,32 +174,27 @@ impl Table {
         self.common.changed.notify_waiters();
     }
 
-    /// A panic of another holder leaves a map that is still whole: each change of it is one call.
-    fn domains(&self) -> MutexGuard<'_, HashMap<WorkerName, Arc<Domain>>> {
-        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Cuts what has not ended at its time.
-fn end_at(
-    common: &Arc<Common>,
-    domain: &Arc<Domain>,
-    overdue: Vec<Overdue>,
-    due: Instant,
-    timers: &mut JoinSet<()>,
-) {
-    let (common, domain) = (Arc::clone(common), Arc::clone(domain));
-    let end = move |now| {
-        if domain.cut(&overdue, now) {
-            common.cuts.notify_waiters();
+    /// Cuts what has not ended at its time.
+    fn end_at(&self, domain: &Arc<Domain>, overdue: Vec<Overdue>, due: Instant) {
+        let (common, domain) = (Arc::clone(&self.common), Arc::clone(domain));
+        let end = move |now| {
+            if domain.cut(&overdue, now) {
+                common.cuts.notify_waiters();
+            }
+        };
+        if due <= Instant::now() {
+            return end(Instant::now());
         }
-    };
-    if due <= Instant::now() {
-        end(Instant::now());
-    } else {
+        let mut timers = self.timers.lock().unwrap_or_else(PoisonError::into_inner);
+        while timers.try_join_next().is_some() {}
         timers.spawn(async move {
             tokio::time::sleep_until(due.into()).await;
             end(Instant::now());
         });
+    }
+
+    /// A panic of another holder leaves a map that is still whole: each change of it is one call.
+    fn domains(&self) -> MutexGuard<'_, HashMap<WorkerName, Arc<Domain>>> {
+        self.domains.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
 
 use super::domain::Domain;
-use super::{Permit, Plan, Table, end_at};
+use super::{Permit, Plan, Table};
 use crate::config::Handover;
 use crate::model::name::WorkerName;
 use crate::model::ring::Ring;
@@ -42,9 +41,6 @@ pub struct LiveObject {
     /// In base64.
     name: String,
 }
-
-/// The longest name of an object that another process is told of: no request has a longer head.
-const LONGEST_NAME: usize = 1 << 19;
 
 impl Plan {
     pub(in crate::proxy) fn claim(&self) -> Claim {
@@ -89,7 +85,6 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug)]
 pub struct Fence {
     table: Arc<Table>,
-    timers: JoinSet<()>,
 }
 
 /// A live object that moves to the new process.
@@ -116,19 +111,19 @@ impl Leaving {
 
 impl Fence {
     pub(in crate::proxy) fn new(table: &Arc<Table>) -> Self {
-        Self { table: Arc::clone(table), timers: JoinSet::new() }
+        Self { table: Arc::clone(table) }
     }
 
     /// From now on objects belong to what the new process claims. Returns what is live and moves.
-    pub fn raise(&mut self, claims: &[Claim]) -> Vec<Leaving> {
+    pub fn raise(&self, claims: &[Claim]) -> Vec<Leaving> {
         let now = Instant::now();
         let mut all = Vec::new();
         for plan in claims.iter().filter_map(Plan::claimed).map(Arc::new) {
             let Some(domain) = self.table.domains().get(&plan.worker).cloned() else { continue };
             let overdue = domain.install(Some(&plan), now);
             let moved = domain.moved();
-            end_at(&self.table.common, &domain, overdue, plan.due(now), &mut self.timers);
-            all.extend(moved.into_iter().filter(|moved| moved.name.len() <= LONGEST_NAME).map(|moved| {
+            self.table.end_at(&domain, overdue, plan.due(now));
+            all.extend(moved.into_iter().map(|moved| {
                 let (worker, version) = (plan.worker.as_str().to_owned(), moved.version.as_ref().to_owned());
                 let object = LiveObject { worker, version, name: STANDARD_NO_PAD.encode(&moved.name) };
                 Leaving { object, domain: Arc::clone(&domain), name: moved.name }
@@ -138,8 +133,8 @@ impl Fence {
     }
 
     /// The new process does not come: objects belong to what serves here.
-    pub fn lift(&mut self) {
-        self.table.lift(&mut self.timers);
+    pub fn lift(&self) {
+        self.table.lift();
     }
 
     /// The new process serves: whoever waits here for an object that has moved is told to ask there.
