@@ -65,7 +65,9 @@ pub struct Answer<'a> {
     pub key_denied: bool,
     /// The name of the worker's affinity cookie.
     pub cookie: Option<&'a str>,
-    /// Where the key falls on the ring; `None` where no key decides that is known.
+    /// The name of the object that the request is for.
+    pub object: Option<Vec<u8>>,
+    /// Where the object's name, else the key, falls on the ring; `None` where neither decides, or it is not known.
     pub position: Option<Position>,
     /// What the overrides field says for the worker.
     pub overridden: Override,
@@ -216,6 +218,7 @@ impl Answer<'_> {
             "worker": self.policy.name.as_str(),
             "version_id": self.version.map(VersionId::as_str),
             "reason": self.reason.as_str(),
+            "object": self.object.as_deref().map(steps::readable),
             "key": self.key_text(),
             "position": self.position.map(Position::index),
             "override": override_word(self.overridden),

@@ -1,6 +1,6 @@
 //! The affinity cookie: where a request without a key has one, who can receive one, and on which answers it may stand.
 
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use super::head::{Lines, trim_ows};
 
@@ -130,11 +130,18 @@ impl Caching {
 }
 
 /// Whether shared caches may keep an answer: `public`, `s-maxage`, or a positive `max-age` without `private`; also where
-/// that is said to them alone (RFC 9213).
+/// that is said to them alone.
 fn is_public(headers: &HeaderMap) -> bool {
-    ["cache-control", "cdn-cache-control", "surrogate-control"]
-        .iter()
+    let names = headers.keys().map(HeaderName::as_str);
+    names
+        .filter(|name| *name == "cache-control" || is_targeted(name))
         .any(|name| Caching::of(headers, name).is_public())
+}
+
+/// Whether a field, in lower case, says to some shared caches what they may keep: those of RFC 9213, whose names end alike,
+/// and the one before it.
+pub fn is_targeted(name: &str) -> bool {
+    name.ends_with("cdn-cache-control") || name == "surrogate-control"
 }
 
 /// Whether an answer says itself that it is for one client only.

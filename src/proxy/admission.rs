@@ -116,7 +116,7 @@ pub(super) fn admit(
     let host_as_sent = seen.hosts == 1 && parts.uri.authority().is_none();
     let upgrade = upgrade(parts, seen.upgrade && declared == Some(0))?;
     if !steered {
-        remove_refused(parts, &seen, worker, trusted);
+        remove_refused(&mut parts.headers, &seen, worker, trusted);
         cut_tokens(parts, &seen, worker);
     }
     let introduction =
@@ -263,13 +263,13 @@ pub(super) fn chosen(meter: &Meter) -> Option<(&WorkerState, &VersionState)> {
 }
 
 /// The gate: what the sender may not send is not forwarded either.
-pub(super) fn remove_refused(parts: &mut Parts, seen: &Seen, worker: &WorkerState, trusted: bool) {
+pub(super) fn remove_refused(headers: &mut HeaderMap, seen: &Seen, worker: &WorkerState, trusted: bool) {
     let policy = worker.policy();
     if seen.keys > 0 && !policy.keys.allow(trusted) {
-        parts.headers.remove(head::KEY);
+        headers.remove(head::KEY);
     }
     if seen.overrides > 0 && !policy.overrides.allow(trusted) {
-        parts.headers.remove(head::OVERRIDES);
+        headers.remove(head::OVERRIDES);
     }
 }
 

@@ -72,13 +72,14 @@ type Answer = (Response<Incoming>, Lease);
 impl Asset {
     /// Of a request that is ready to be sent to its own version; `None` where it is not for others. `whole`: it has no body.
     pub(super) fn of(meter: &Meter, parts: &Parts, admitted: &Admitted, whole: bool) -> Option<Box<Self>> {
-        let own = meter.steered.as_ref()?.asset?;
+        let steered = meter.steered.as_ref()?;
+        let own = steered.asset?;
         let (_, reason) = meter.version?;
         let (worker, _) = chosen(meter)?;
         let (assets, config) = assets_of(worker)?;
         let is_read = parts.method == Method::GET || parts.method == Method::HEAD;
         let is_whole = whole && admitted.upgrade.is_none();
-        let may_be_shared = reason != Reason::Object && !parts.headers.contains_key(header::AUTHORIZATION);
+        let may_be_shared = reason != Reason::Object && !steered.authorized;
         if !(config.fallback && is_read && is_whole && may_be_shared) {
             return None;
         }
@@ -266,7 +267,7 @@ impl Exchange {
             self.go_back(&search);
             self.request = search.request_for(search.asset.own);
         }
-        let first = tokio::time::timeout_at(search.due.into(), self.exchange()).await;
+        let first = tokio::time::timeout_at(search.due.into(), self.exchange::<false>()).await;
         let first = first.unwrap_or_else(|_| Err(Kind::ResponseTimeout.into()));
         self.count_attempts(first.is_ok());
         let first = first?;
@@ -317,7 +318,8 @@ impl Exchange {
         self.attempts = Attempts::of_another_version();
         self.meter.moves(member.index(), Reason::Asset);
         let due = search.due.min(Instant::now() + search.turn);
-        let answer = tokio::time::timeout_at(due.into(), self.exchange()).await.ok().and_then(Result::ok);
+        let answer =
+            tokio::time::timeout_at(due.into(), self.exchange::<false>()).await.ok().and_then(Result::ok);
         self.count_attempts(answer.is_some());
         let result = match &answer {
             Some((response, _)) if search.asset.is_found(response) => AssetRequest::Hit,

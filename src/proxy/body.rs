@@ -180,15 +180,14 @@ impl ResponseBody {
         if let Content::Upstream(upstreamed) = &mut self.content
             && let Some(mut lease) = upstreamed.lease.take()
         {
-            match &self.meter {
-                // An upstream that has not read all of the request may still be at it: its connection is closed first.
-                Some(meter) if meter.held.is_some() => {
-                    if meter.progress.as_ref().is_none_or(|progress| progress.has_ended()) {
-                        lease.hold(None);
-                        lease.give_back();
-                    }
+            let held = self.meter.as_ref().filter(|meter| meter.held.is_some());
+            let progress = held.and_then(|meter| meter.progress.as_ref());
+            // An upstream that has not read all of the request may still be at it: its connection is closed first.
+            if progress.is_none_or(|progress| progress.has_ended()) {
+                if held.is_some() {
+                    lease.hold(None);
                 }
-                _ => lease.give_back(),
+                lease.give_back();
             }
         }
         if let Some(progress) = self.meter.as_ref().and_then(|meter| meter.progress.as_ref()) {

@@ -94,6 +94,7 @@ where
     }
 }
 
+#[inline(always)]
 fn meter_of(client: &Rc<Client>) -> Box<Meter> {
     Meter::new(client, client.shard.snapshot(), Instant::now())
 }
@@ -176,7 +177,8 @@ impl Exchange {
     pub(super) async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
         // Most requests look at one thing here, and have no room for what is rare.
         let is_rare = self.meter.steered.is_some() && (self.meter.held.is_some() || self.asset.is_some());
-        let exchanged = if is_rare { Box::pin(self.exchange_steered()).await } else { self.exchange().await };
+        let exchanged =
+            if is_rare { Box::pin(self.exchange_steered()).await } else { self.exchange::<true>().await };
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;
         Ok(match exchanged {
@@ -196,7 +198,7 @@ impl Exchange {
         let exchanged = tokio::select! {
             biased;
             () = tenancy.over() => return Err(Kind::ObjectMoving.into()),
-            exchanged = self.exchange() => exchanged?,
+            exchanged = self.exchange::<false>() => exchanged?,
         };
         self.meter.holds_on();
         // Only from here on is the response found by what cuts it.
@@ -210,7 +212,7 @@ impl Exchange {
             return self.exchange_within(tenancy).await;
         }
         match self.asset.take() {
-            None => self.exchange().await,
+            None => self.exchange::<false>().await,
             Some(asset) => self.exchange_asset(asset).await,
         }
     }

@@ -109,6 +109,16 @@ impl Seen {
         }
     }
 
+    /// Whether the request says which of its fields are hop-by-hop.
+    pub(super) fn is_nominating(&self) -> bool {
+        self.connection
+    }
+
+    /// Whether there are fields of the name space that only this proxy may use.
+    pub(super) fn has_ours(&self) -> bool {
+        self.gradual
+    }
+
     /// Whether the body comes in chunks.
     pub(super) fn is_chunked(&self) -> bool {
         self.transfer_encodings > 0
@@ -191,14 +201,7 @@ fn is_port(text: &[u8]) -> bool {
 /// hop-by-hop by custom. `Trailer` stays: without it an HTTP/1.1 codec cannot send the trailers on.
 fn remove_hop_by_hop(headers: &mut HeaderMap, nominated: bool) {
     if nominated {
-        let names: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .flat_map(tokens)
-            .filter_map(|token| HeaderName::from_bytes(token).ok())
-            .filter(may_be_nominated)
-            .collect();
-        for name in names {
+        for name in nominated_by(headers) {
             headers.remove(name);
         }
         headers.remove(header::CONNECTION);
@@ -206,6 +209,35 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, nominated: bool) {
     for name in
         [KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS, header::TE, header::TRANSFER_ENCODING, header::UPGRADE]
     {
+        headers.remove(name);
+    }
+}
+
+/// What `Connection` nominates.
+fn nominated_by(headers: &HeaderMap) -> Vec<HeaderName> {
+    let tokens = headers.get_all(header::CONNECTION).iter().flat_map(tokens);
+    let names = tokens.filter_map(|token| HeaderName::from_bytes(token).ok());
+    names.filter(may_be_nominated).collect()
+}
+
+/// Removes what `Connection` nominates, and leaves of `Connection` what says something of the connection itself.
+pub(super) fn remove_nominated(headers: &mut HeaderMap) {
+    let names = nominated_by(headers);
+    let kept = |name: &HeaderName| matches!(*name, header::UPGRADE | header::TE);
+    let (kept, removed): (Vec<_>, Vec<_>) = names.into_iter().partition(kept);
+    for name in removed {
+        headers.remove(name);
+    }
+    headers.remove(header::CONNECTION);
+    for name in kept {
+        headers.append(header::CONNECTION, HeaderValue::from(name));
+    }
+}
+
+/// Removes the fields of the name space that only this proxy may use.
+pub(super) fn remove_ours(headers: &mut HeaderMap) {
+    let ours: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("gradual-")).cloned().collect();
+    for name in ours {
         headers.remove(name);
     }
 }
@@ -246,11 +278,7 @@ pub(super) fn prepare_request(parts: &mut Parts, seen: &Seen, client: &Introduct
         remove_hop_by_hop(headers, seen.connection);
     }
     if seen.gradual {
-        let ours: Vec<_> =
-            headers.keys().filter(|name| name.as_str().starts_with("gradual-")).cloned().collect();
-        for name in ours {
-            headers.remove(name);
-        }
+        remove_ours(headers);
     }
     if seen.cookies > 1 {
         join_cookies(headers);

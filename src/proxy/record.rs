@@ -142,6 +142,7 @@ impl Meter {
     }
 
     /// Notes which version serves the request, so that both can be found when the version leaves the deployment.
+    #[inline(always)]
     pub(super) fn chose(&mut self, member: usize, reason: Reason) {
         self.version = Some((member, reason));
         let Some(version) = self.version() else { return };

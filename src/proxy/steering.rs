@@ -49,6 +49,10 @@ pub(super) struct Steered {
     made: Option<(HeaderValue, bool)>,
     /// The version that was chosen for an asset.
     pub(super) asset: Option<Member>,
+    /// Whether the client sent credentials, whatever rules made of them.
+    pub(super) authorized: bool,
+    /// Whether the sender may not send the override that it sent.
+    denied: bool,
 }
 
 /// A request on its way to a version, as steering sees it.
@@ -83,29 +87,32 @@ impl Steering {
 /// key that counts.
 ///
 /// # Errors
-/// Its object is not free: nothing is noted, and no rule has edited the head.
+/// Its object is not free: no version is noted, and no rule has edited the head.
 pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts) -> Result<(), Obstacle> {
     let snapshot = Rc::clone(&meter.snapshot);
     let Some(worker) = meter.worker.and_then(|index| snapshot.workers.get(index)) else { return Ok(()) };
     let Some(steering) = &worker.steering else { return Ok(()) };
-    let mut steered = Box::<Steered>::default();
-    let refused = (request.seen.overrides > 0).then(|| parts.headers.joined(OVERRIDES_HEADER)).flatten();
-    let denied = refused.is_some_and(|field| worker.policy().denies(&field, request.trusted));
-    remove_refused(parts, request.seen, worker, request.trusted);
+    let mut steered = meter.steered.take().unwrap_or_default();
+    gate(request, worker, &mut steered, &mut parts.headers);
     let Looked { edits, object } = look(request, steering, &mut steered, parts);
-    meter.held = match (worker.objects(), &object) {
-        (Some(objects), Some(name)) => {
-            Some(Held::new(objects::acquire(objects, name)?, &request.client.shard))
+    // The cookie as it came, too: a rule that removes it must not take its key away.
+    let cookie = steering.affinity.as_ref().and_then(|cookie| affinity::find(&parts.headers, &cookie.cookie));
+    let cookie = cookie.and_then(|value| HeaderValue::from_bytes(value).ok());
+    if let (Some(objects), Some(name)) = (worker.objects(), &object) {
+        match objects::acquire(objects, name) {
+            Ok(permit) => meter.held = Some(Held::new(permit, &request.client.shard)),
+            Err(obstacle) => {
+                meter.steered = Some(steered);
+                return Err(obstacle);
+            }
         }
-        _ => None,
-    };
-    let ruled = edit(worker, edits, &mut parts.headers);
+    }
+    let ruled = edit(request, worker, edits, &mut parts.headers);
     let headers = &parts.headers;
     let assets = worker.assets().filter(|assets| assets.matches(parts.uri.path()));
     meter.is_asset |= assets.is_some();
     let overrides = headers.joined(OVERRIDES_HEADER);
     let key = headers.joined(KEY_HEADER);
-    let cookie = steering.affinity.as_ref().and_then(|cookie| affinity::find(headers, &cookie.cookie));
     let receives = steering.affinity.is_some() && assets.is_none() && can_receive(parts);
     let made = (cookie.is_none() && receives).then(make_id);
     let sent = Sent {
@@ -113,11 +120,11 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
         key: key.as_deref(),
         overrides: overrides.as_deref(),
         ruled,
-        denied,
+        denied: steered.denied,
         trusted: request.trusted,
         secret: overrides.as_deref().and_then(|_| worker.secret()),
         pinned: assets.and_then(|assets| pinned(assets, parts)),
-        cookie,
+        cookie: cookie.as_ref().map(HeaderValue::as_bytes),
         made: made.as_ref().map(HeaderValue::as_bytes),
         draw: request.client.shard.draw(),
         ..Sent::default()
@@ -127,7 +134,6 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
     steered.asset = assets.map(|_| member);
     let origin = selection.origin;
     let from_cookie = cookie.filter(|_| origin == Origin::Cookie);
-    let from_cookie = from_cookie.and_then(|value| HeaderValue::from_bytes(value).ok());
     let made = made.filter(|_| origin == Origin::Made);
     if let Some(key) = from_cookie.or_else(|| made.clone()) {
         parts.headers.insert(head::KEY, key);
@@ -136,6 +142,19 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
     meter.steered = Some(steered);
     forward(worker, steering, ruled, &mut parts.headers);
     Ok(())
+}
+
+/// What the sender may not send goes before any rule sees it: a header that chooses a version, and names that only this proxy
+/// may use.
+fn gate(request: &Request<'_>, worker: &WorkerState, steered: &mut Steered, headers: &mut HeaderMap) {
+    let refused = (request.seen.overrides > 0).then(|| headers.joined(OVERRIDES_HEADER)).flatten();
+    // A request that had to wait for its object has been here before.
+    steered.denied |= refused.is_some_and(|field| worker.policy().denies(&field, request.trusted));
+    steered.authorized |= headers.contains_key(header::AUTHORIZATION);
+    remove_refused(headers, request.seen, worker, request.trusted);
+    if request.seen.has_ours() {
+        head::remove_ours(headers);
+    }
 }
 
 /// Notes the choice, or what stands in for it.
@@ -194,8 +213,17 @@ fn look(request: &Request<'_>, steering: &Steering, steered: &mut Steered, parts
 }
 
 /// Edits a head as rules say. Says which headers that choose a version they have set.
-fn edit(worker: &WorkerState, edits: Vec<(HeaderName, Outcome)>, headers: &mut HeaderMap) -> Ruled {
+fn edit(
+    request: &Request<'_>,
+    worker: &WorkerState,
+    edits: Vec<(HeaderName, Outcome)>,
+    headers: &mut HeaderMap,
+) -> Ruled {
     let mut ruled = Ruled::default();
+    if request.seen.is_nominating() && !edits.is_empty() {
+        // What a client calls hop-by-hop is what it sent itself, and not what a rule is about to set.
+        head::remove_nominated(headers);
+    }
     for (name, outcome) in edits {
         if outcome == Outcome::Dropped {
             worker.series.rule_value_dropped();

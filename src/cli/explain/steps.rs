@@ -34,12 +34,12 @@ pub(super) fn answer<'a>(
     let facts = request.facts(target, &headers, sender);
     let object = object(worker, &facts);
     let rules = run(worker, &facts);
+    let cookie = worker.affinity.as_ref();
+    let value = cookie.and_then(|cookie| affinity::find(&headers, &cookie.cookie)).map(<[u8]>::to_vec);
     let ruled = apply(&rules, &mut headers);
     let overrides = headers.joined(OVERRIDES_HEADER);
     let secret = super::secret(worker, overrides.is_some())?;
     let key = headers.joined(KEY_HEADER);
-    let cookie = worker.affinity.as_ref();
-    let value = cookie.and_then(|cookie| affinity::find(&headers, &cookie.cookie));
     let assets = worker.assets.as_ref().filter(|assets| assets.matches(target.path));
     let receives = cookie.is_some() && assets.is_none() && receives(request, target, &headers);
     let sent = Sent {
@@ -51,7 +51,7 @@ pub(super) fn answer<'a>(
         secret: secret.as_ref(),
         object: object.as_deref(),
         pinned: assets.and_then(|assets| pinned(assets, target, &headers)),
-        cookie: value,
+        cookie: value.as_deref(),
         // Any id: where it falls on the ring is not said.
         made: (value.is_none() && receives).then_some(b"id"),
         ..Sent::default()
@@ -69,6 +69,7 @@ pub(super) fn answer<'a>(
         key: key.filter(|_| !made).map(<[u8]>::to_vec),
         key_from: key.map(|_| key_from(origin, ruled, &rules, cookie)),
         key_denied,
+        object,
         cookie: cookie.map(|cookie| cookie.cookie.as_str()),
         position: decision.position.filter(|_| !made),
         overridden,
@@ -84,6 +85,10 @@ fn gate(worker: &Worker, trusted: bool, headers: &mut HeaderMap) {
     }
     if !worker.policy.overrides.allow(trusted) {
         headers.remove(OVERRIDES_HEADER);
+    }
+    let ours = headers.keys().filter(|name| name.as_str().starts_with("gradual-"));
+    for name in ours.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
     }
 }
 

@@ -18,19 +18,20 @@ impl Answer<'_> {
             ("worker", self.policy.name.to_string()),
             ("version", self.version_text()),
             ("reason", self.reason_text().to_owned()),
-            ("key", self.key_row()),
-            ("position", self.position_text()),
-            ("override", self.override_text()),
         ];
+        let later =
+            [("key", self.key_row()), ("position", self.position_text()), ("override", self.override_text())];
         let mut text = String::new();
-        for (name, value) in rows {
+        let object = self.object.as_deref().map(|name| ("object", format!("{:?}", readable(name))));
+        for (name, value) in rows.into_iter().chain(object).chain(later) {
             let _ = writeln!(text, "{name:<9} {value}");
         }
         self.rules_text(&mut text);
         let _ = writeln!(text, "\nring of deployment {}:", self.policy.deployment.id);
         self.ring_text(&mut text);
         let salt = String::from_utf8_lossy(self.policy.deployment.ring.salt());
-        let _ = writeln!(text, "\nposition = (XXH3-64(key, seed) * 100000) >> 64");
+        let hashed = if self.reason == Reason::Object { "object" } else { "key" };
+        let _ = writeln!(text, "\nposition = (XXH3-64({hashed}, seed) * 100000) >> 64");
         let _ = write!(text, "seed     = XXH3-64({salt:?}), which is the salt");
         text
     }
@@ -73,7 +74,10 @@ impl Answer<'_> {
             }
             None if self.key_denied => format!("ignored: {}", denied("keys", self.policy.keys)),
             None => match self.cookie {
-                Some(name) => format!("none, and no valid cookie {name}; the request asks for no page"),
+                Some(name) if self.reason == Reason::Random => {
+                    format!("none, and no valid cookie {name}; the request asks for no page")
+                }
+                Some(name) => format!("none, and no valid cookie {name}"),
                 None => "none".to_owned(),
             },
         }

@@ -99,6 +99,9 @@ fn the_cookie_stands_on_no_error_and_on_nothing_that_others_may_be_given() {
         (200, &[("cache-control", "max-age=0, must-revalidate")], true),
         (200, &[("cache-control", "no-store, max-age=60")], true),
         (200, &[("cdn-cache-control", "max-age=60")], false),
+        (200, &[("cache-control", "max-age=0"), ("vercel-cdn-cache-control", "max-age=60")], false),
+        (200, &[("surrogate-control", "max-age=60")], false),
+        (200, &[("cdn-cache-control", "no-store")], true),
     ] {
         let status = StatusCode::from_u16(status).unwrap();
         assert_eq!(may_set(status, &headers(lines), "key"), may, "{status} {lines:?}");
