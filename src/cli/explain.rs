@@ -206,7 +206,8 @@ fn override_word(overridden: Override) -> Option<&'static str> {
 
 impl Answer<'_> {
     /// The answer for machines. `version_id` and `position` are null where a draw decides, `position` also where an
-    /// override does; both, and `key`, are null beside the reason `key` where the proxy makes the key. `to` is exclusive.
+    /// override does; both, and `key`, are null beside the reason `key` where the proxy makes the key. For an object, `key` is
+    /// its name. `to` is exclusive.
     /// `rules` has an entry for each rule in the order of the file; `set` has the headers that it changes by their names in
     /// lower case, with the new value, or null where the header is removed. What is not UTF-8 is U+FFFD.
     pub fn to_json(&self) -> serde_json::Value {
@@ -218,7 +219,6 @@ impl Answer<'_> {
             "worker": self.policy.name.as_str(),
             "version_id": self.version.map(VersionId::as_str),
             "reason": self.reason.as_str(),
-            "object": self.object.as_deref().map(steps::readable),
             "key": self.key_text(),
             "position": self.position.map(Position::index),
             "override": override_word(self.overridden),
@@ -227,8 +227,9 @@ impl Answer<'_> {
         })
     }
 
+    /// What the position is made of.
     fn key_text(&self) -> Option<String> {
-        self.key.as_deref().map(|key| steps::readable(key).into_owned())
+        self.object.as_deref().or(self.key.as_deref()).map(|key| steps::readable(key).into_owned())
     }
 }
 

@@ -85,6 +85,36 @@ fn an_assets_pin_is_explained_as_the_proxy_obeys_it() {
 }
 
 #[test]
+fn an_object_is_explained_by_its_name_whatever_key_and_override_say() {
+    let text = r#"
+        listener = [{ address = "127.0.0.1:0" }]
+        [[worker]]
+        name = "my-worker"
+        objects = { key = 'http.request.headers["x-room"][0]' }
+        affinity = { cookie = "vk" }
+        version = [{ id = "v1", upstreams = ["http://127.0.0.1:1"] }, { id = "v2", upstreams = ["http://127.0.0.1:2"] }]
+        deployment = { versions = [{ version_id = "v1", percentage = 50 }, { version_id = "v2", percentage = 50 }] }
+    "#;
+    let (config, _) = gradual::config::parse("gradual.toml", text, std::path::Path::new("/")).unwrap();
+    let room = ["-H", "X-Room: user-123"];
+    let overrides = format!("{OVERRIDES}: my-worker=\"v1\"");
+    for more in [&[][..], &["--key", "other"], &["-H", "Accept: text/html"]] {
+        let answer = ask(&config, &[&room, more].concat()).unwrap();
+        assert_eq!((&answer["reason"], &answer["key"]), (&json!("object"), &json!("user-123")), "{more:?}");
+        assert_eq!((&answer["position"], &answer["version_id"]), (&json!(64_510), &json!("v2")), "{more:?}");
+    }
+    let answer = ask(&config, &[&room[..], &["-H", &overrides]].concat()).unwrap();
+    assert_eq!((&answer["override"], &answer["version_id"]), (&json!("object"), &json!("v2")));
+    assert_eq!(ask(&config, &["-H", "X-Room: ", "--key", "k"]).unwrap()["reason"], "key");
+    let said = self::text(&config, &[&room[..], &["-H", "Accept: text/html"]].concat());
+    for part in
+        ["object    \"user-123\"\n", "key       none, and no valid cookie vk\n", "XXH3-64(object, seed)"]
+    {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
 fn the_answer_for_machines_has_the_published_members_in_every_case() {
     for arguments in
         [&[][..], &["--key", "k"], &["-H", "Cloudflare-Workers-Version-Overrides: my-worker=\"v0\""]]
@@ -432,6 +462,12 @@ fn where_the_proxy_makes_the_key_no_version_is_said() {
     ] {
         assert!(answer.contains(part), "{answer}");
     }
+    let claimed = "any(http.request.headers.names[*] eq \"gradual-worker\")";
+    let answer = ask(&ruled(vec![rule(claimed, KEY, Some("=k"))]), &["-H", "Gradual-Worker: x"]).unwrap();
+    assert_eq!(answer["rules"][0]["matched"], false);
+    let removed = with_cookie(vec![rule("true", "cookie", None)]);
+    let answer = ask(&removed, &[&PAGE[..], &["-H", "Cookie: vk=user-123"]].concat()).unwrap();
+    assert_eq!(answer["key"], "user-123");
     let post = [&PAGE[..], &["--method", "POST"]].concat();
     for arguments in [&[][..], &post, &[&PAGE[..], &["/app.js"]].concat()] {
         let answer = ask(&config, arguments).unwrap();

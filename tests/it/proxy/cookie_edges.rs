@@ -165,3 +165,25 @@ async fn a_proxy_behind_with_the_same_split_agrees_from_the_first_page_on() {
     }
     assert_eq!(seen.len(), 2);
 }
+
+#[tokio::test]
+async fn a_path_that_the_file_calls_an_asset_gives_no_cookie() {
+    let backend = backend("v1").start().await;
+    let lines = "assets = { paths = [\"/assets/*\"] }\naffinity = { cookie = \"vk\" }";
+    let proxy = proxy(&file().worker(lines).version("v1", &backend, 100)).await;
+    let page = "Accept: text/html";
+    assert_eq!(proxy.get_with("/assets/page", &[page]).await.header("set-cookie"), None);
+    assert!(proxy.get_with("/page", &[page]).await.header("set-cookie").is_some());
+}
+
+#[tokio::test]
+async fn a_rule_that_removes_the_cookie_does_not_take_its_key_away() {
+    let backend = backend("v1").start().await;
+    let lines = "affinity = { cookie = \"vk\" }\n[[worker.rule]]\nexpression = \"true\"\n\
+                 headers = { \"Cookie\" = { operation = \"remove\" } }";
+    let proxy = proxy(&file().worker(lines).version("v1", &backend, 100)).await;
+    let answer = proxy.get_with("/", &["Accept: text/html", "Cookie: vk=me"]).await;
+    assert_eq!(answer.header("set-cookie"), None);
+    assert_eq!(backend.last().header("cookie"), None);
+    assert_eq!(backend.last().header("cloudflare-workers-version-key").as_deref(), Some("me"));
+}

@@ -354,3 +354,25 @@ async fn a_cookie_in_crumbs_of_http_2_is_one_line_to_rules() {
     assert_eq!(received.header("cookie").as_deref(), Some("a=b; user_id=7; c=d"));
     assert_eq!(received.header("x-cookie").as_deref(), Some("a=b; user_id=7; c=d"));
 }
+
+#[tokio::test]
+async fn no_client_takes_away_what_a_rule_has_set_by_calling_it_hop_by_hop() {
+    let header = "http.request.headers[\"x-plan\"][0]";
+    let (backend, proxy) = one(&[set("true", "X-Plan", "free"), compute("true", "X-Saw", header)]).await;
+    proxy.get_with("/", &["Connection: keep-alive, X-Plan, X-Mine", "X-Mine: 1", "X-Plan: paid"]).await;
+    assert_eq!(backend.last().header("x-plan").as_deref(), Some("free"));
+    assert_eq!(backend.last().header("x-saw").as_deref(), Some("paid"));
+    assert_eq!(backend.last().header("x-mine"), None);
+    proxy.get_with("/", &["Connection: X-Plan", "Connection: TE, X-Saw", "TE: trailers"]).await;
+    assert_eq!(backend.last().header("x-plan").as_deref(), Some("free"));
+    assert_eq!(backend.last().header("te").as_deref(), Some("trailers"));
+}
+
+#[tokio::test]
+async fn rules_see_no_header_of_the_name_space_that_only_the_proxy_may_use() {
+    let claimed = "any(http.request.headers.names[*] contains \"gradual\")";
+    let (backend, proxy) = one(&[set(claimed, "X-Claimed", "1")]).await;
+    proxy.get_with("/", &["Gradual-Version-Id: v9", "Gradual-Anything: 1"]).await;
+    assert_eq!(backend.last().header("x-claimed"), None);
+    assert_eq!(backend.last().header("gradual-version-id").as_deref(), Some("v1"));
+}
