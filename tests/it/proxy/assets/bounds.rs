@@ -46,12 +46,13 @@ async fn what_one_kind_of_request_is_not_given_is_not_missing_for_others() {
 
 #[tokio::test]
 async fn what_nobody_has_for_one_version_is_asked_for_another_all_the_same() {
-    let order = Order::default();
+    let (order, mut sites) = (Order::default(), Vec::new());
     let mut file = assets("");
     for name in ["v1", "v2", "v3", "v4", "v5", "v6"] {
         let has: &[&str] = if name == "v6" { &["/assets/a.js"] } else { &[] };
         let site = one_of(&order, name, has, false).await;
         file = file.version(name, &site.backend, if name == "v6" { 95 } else { 1 });
+        sites.push(site);
     }
     let proxy = proxy(&file).await;
     let own = |id: &str| format!("Cloudflare-Workers-Version-Overrides: shop=\"{id}\"");
