@@ -15,6 +15,7 @@ use crate::model::assets::{Eligible, PathPattern};
 use crate::model::deployment::{Deployment, Metadata};
 use crate::model::name::VersionId;
 use crate::model::ring::Member;
+use crate::model::route::has_dot_segment;
 
 /// `[worker.assets]`: paths of static assets, and what is done about those that a version has not got.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,14 +34,19 @@ pub struct Assets {
 pub const MOST_RETAINED: usize = 8;
 
 impl Assets {
-    /// Whether a raw path is that of a static asset.
+    /// Whether a raw path is that of a static asset. One with a dot segment, encoded or not, never is: what the upstream takes
+    /// it for may be anything else.
     pub fn matches(&self, path: &str) -> bool {
-        self.paths.iter().any(|pattern| pattern.matches(path))
+        self.paths.iter().any(|pattern| pattern.matches(path)) && !has_dot_segment(path)
     }
 
-    /// The version that a request for an asset names, by `x-deployment-id`, else by `dpl` in its query. For paths that
+    /// The version that a request for an asset names, by `x-deployment-id`, else by `dpl` in its query. GET and HEAD alone
+    /// name one: nothing that may change something goes to a version that is out of the deployment. For paths that
     /// [`Self::matches`] alone.
-    pub fn pinned(&self, header: Option<&[u8]>, query: Option<&str>) -> Option<Member> {
+    pub fn pinned(&self, method: &str, header: Option<&[u8]>, query: Option<&str>) -> Option<Member> {
+        if !matches!(method, "GET" | "HEAD") {
+            return None;
+        }
         self.eligible.pinned(header, query)
     }
 }

@@ -1,10 +1,11 @@
 //! What a shard remembers of assets that versions have not got: where else they were, and that nobody had them.
 //!
 //! Paths are many and come from anybody. So what is remembered is bounded by number, of each path only a hash of 128 bits is
-//! kept, under keys that nobody knows, and all of it ends by itself: no path is ever bound to a version for good.
+//! kept, under keys that nobody knows. What is remembered says who is asked first when a version has missed, and who need not be
+//! asked; it never keeps a request from its own version.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::model::ring::Member;
@@ -13,19 +14,26 @@ use crate::model::ring::Member;
 #[derive(Default)]
 pub(super) struct Memory {
     keys: [RandomState; 2],
-    found: Generations<(Member, Instant)>,
+    found: Generations<Member>,
     missed: Generations<Instant>,
 }
 
-/// An asset: its host and path, without the query.
-#[derive(Clone, Copy, Debug, Hash)]
+/// An asset: its host, path and query. What the query says of the page's version (`dpl`) is no part of it.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
     pub(super) host: &'a [u8],
     pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
 }
 
-/// How long it is remembered which version had an asset that another had not. Then that one is asked again.
-const FOUND: Duration = Duration::from_secs(60);
+impl Hash for Place<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.host, self.path).hash(state);
+        let pairs = self.query.into_iter().flat_map(|query| query.split('&'));
+        pairs.filter(|pair| !pair.starts_with("dpl=")).for_each(|pair| pair.hash(state));
+    }
+}
+
 /// How long it is remembered that nobody had an asset.
 const MISSED: Duration = Duration::from_secs(10);
 /// The same, where some version could not say.
@@ -33,17 +41,16 @@ const UNSURE: Duration = Duration::from_secs(1);
 
 impl Memory {
     /// The version that had an asset when this one had not.
-    pub(super) fn found(&self, place: Place<'_>, missed: Member, now: Instant) -> Option<Member> {
+    pub(super) fn found(&self, place: Place<'_>, missed: Member) -> Option<Member> {
         if self.found.is_empty() {
             return None;
         }
-        let (member, until) = self.found.get(self.key((place, missed)))?;
-        (now < *until).then_some(*member)
+        self.found.get(self.key((place, missed))).copied()
     }
 
     /// Remembers which version had an asset that this one had not.
-    pub(super) fn remember_found(&mut self, place: Place<'_>, missed: Member, by: Member, now: Instant) {
-        self.found.insert(self.key((place, missed)), (by, now + FOUND));
+    pub(super) fn remember_found(&mut self, place: Place<'_>, missed: Member, by: Member) {
+        self.found.insert(self.key((place, missed)), by);
     }
 
     /// Forgets which version had an asset: it has not got it any more, or does not answer.
@@ -51,17 +58,17 @@ impl Memory {
         self.found.remove(self.key((place, missed)));
     }
 
-    /// Whether nobody had an asset a moment ago.
-    pub(super) fn is_missed(&self, place: Place<'_>, now: Instant) -> bool {
-        !self.missed.is_empty() && self.missed.get(self.key(place)).is_some_and(|until| now < *until)
+    /// Whether this version and those that were asked for it had not got an asset a moment ago.
+    pub(super) fn is_missed(&self, place: Place<'_>, by: Member, now: Instant) -> bool {
+        !self.missed.is_empty() && self.missed.get(self.key((place, by))).is_some_and(|until| now < *until)
     }
 
-    /// Remembers that nobody had an asset; `surely`: every version has said so.
-    pub(super) fn remember_missed(&mut self, place: Place<'_>, surely: bool, now: Instant) {
-        self.missed.insert(self.key(place), now + if surely { MISSED } else { UNSURE });
+    /// Remembers that neither this version nor those that were asked for it had an asset; `surely`: each of them has said so.
+    pub(super) fn remember_missed(&mut self, place: Place<'_>, by: Member, surely: bool, now: Instant) {
+        self.missed.insert(self.key((place, by)), now + if surely { MISSED } else { UNSURE });
     }
 
-    fn key(&self, what: impl std::hash::Hash) -> u128 {
+    fn key(&self, what: impl Hash) -> u128 {
         let [high, low] = [0, 1].map(|at: usize| u128::from(self.keys[at].hash_one(&what)));
         high << 64 | low
     }
@@ -118,7 +125,7 @@ mod tests {
     }
 
     fn place(path: &str) -> Place<'_> {
-        Place { host: b"example.com", path }
+        Place { host: b"example.com", path, query: None }
     }
 
     fn seconds(count: f64) -> Duration {
@@ -126,29 +133,46 @@ mod tests {
     }
 
     #[test]
-    fn where_an_asset_was_is_known_for_this_host_path_and_version_and_for_a_minute() {
-        let ((a, b), now) = (members(), Instant::now());
+    fn where_an_asset_was_is_known_for_this_host_path_query_and_version() {
+        let (a, b) = members();
         let mut memory = Memory::default();
-        memory.remember_found(place("/x.js"), a, b, now);
-        assert_eq!(memory.found(place("/x.js"), a, now + seconds(59.9)), Some(b));
-        assert_eq!(memory.found(place("/x.js"), b, now), None);
-        assert_eq!(memory.found(place("/y.js"), a, now), None);
-        assert_eq!(memory.found(Place { host: b"other", path: "/x.js" }, a, now), None);
-        assert_eq!(memory.found(place("/x.js"), a, now + seconds(60.0)), None);
+        memory.remember_found(place("/x.js"), a, b);
+        assert_eq!(memory.found(place("/x.js"), a), Some(b));
+        assert_eq!(memory.found(place("/x.js"), b), None);
+        assert_eq!(memory.found(place("/y.js"), a), None);
+        assert_eq!(memory.found(Place { host: b"other", ..place("/x.js") }, a), None);
+        assert_eq!(memory.found(Place { query: Some("a=b"), ..place("/x.js") }, a), None);
         memory.forget_found(place("/x.js"), a);
-        assert_eq!(memory.found(place("/x.js"), a, now), None);
+        assert_eq!(memory.found(place("/x.js"), a), None);
+    }
+
+    #[test]
+    fn a_query_names_another_asset_but_for_what_it_says_of_the_pages_version() {
+        let (a, b) = members();
+        let mut memory = Memory::default();
+        let with = |query| Place { query: Some(query), ..place("/image") };
+        memory.remember_found(with("url=a&w=1"), a, b);
+        for same in ["dpl=x&url=a&w=1", "url=a&dpl=x&w=1", "url=a&w=1&dpl=", "url=a&w=1&dpl=x&dpl=y"] {
+            assert_eq!(memory.found(with(same), a), Some(b), "{same}");
+        }
+        for other in ["", "url=a", "url=aw=1", "w=1&url=a", "url=a&w=1&dp=x", "url=a&w=1&", "dpl=x"] {
+            assert_eq!(memory.found(with(other), a), None, "{other}");
+        }
     }
 
     #[test]
     fn that_nobody_had_an_asset_is_known_for_ten_seconds_and_for_one_where_not_all_have_said_so() {
-        let (mut memory, now) = (Memory::default(), Instant::now());
-        memory.remember_missed(place("/x.js"), true, now);
-        memory.remember_missed(place("/y.js"), false, now);
-        assert!(memory.is_missed(place("/x.js"), now + seconds(9.9)));
-        assert!(!memory.is_missed(place("/x.js"), now + seconds(10.0)));
-        assert!(memory.is_missed(place("/y.js"), now + seconds(0.9)));
-        assert!(!memory.is_missed(place("/y.js"), now + seconds(1.0)));
-        assert!(!memory.is_missed(place("/z.js"), now));
+        let ((a, b), now) = (members(), Instant::now());
+        let mut memory = Memory::default();
+        memory.remember_missed(place("/x.js"), a, true, now);
+        memory.remember_missed(place("/y.js"), a, false, now);
+        assert!(memory.is_missed(place("/x.js"), a, now + seconds(9.9)));
+        assert!(!memory.is_missed(place("/x.js"), a, now + seconds(10.0)));
+        assert!(memory.is_missed(place("/y.js"), a, now + seconds(0.9)));
+        assert!(!memory.is_missed(place("/y.js"), a, now + seconds(1.0)));
+        assert!(!memory.is_missed(place("/z.js"), a, now));
+        // Who was asked depends on whose request it was.
+        assert!(!memory.is_missed(place("/x.js"), b, now));
     }
 
     #[test]
@@ -157,16 +181,16 @@ mod tests {
         let mut memory = Memory::default();
         let path = |number: usize| format!("/{number}.js");
         for number in 0..100_000 {
-            memory.remember_missed(place(&path(number)), true, now);
-            memory.remember_found(place(&path(number)), a, b, now);
+            memory.remember_missed(place(&path(number)), a, true, now);
+            memory.remember_found(place(&path(number)), a, b);
             assert!(memory.missed.young.len() <= GENERATION && memory.missed.old.len() <= GENERATION);
             assert!(memory.found.young.len() <= GENERATION && memory.found.old.len() <= GENERATION);
         }
         for number in 100_000 - GENERATION..100_000 {
-            assert!(memory.is_missed(place(&path(number)), now), "{number}");
-            assert_eq!(memory.found(place(&path(number)), a, now), Some(b), "{number}");
+            assert!(memory.is_missed(place(&path(number)), a, now), "{number}");
+            assert_eq!(memory.found(place(&path(number)), a), Some(b), "{number}");
         }
-        assert!(!memory.is_missed(place(&path(0)), now));
+        assert!(!memory.is_missed(place(&path(0)), a, now));
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //!
 //! Of the first answer only the head is looked at. Where it says that the asset is missing, its body waits where it is, held
 //! back by its upstream's connection, while other versions are asked, one after the other. The first that has the asset
-//! answers; where none has, the first answer goes on, and says that nobody may keep it.
+//! answers; where none has, the first answer goes on, and says that nobody may keep it. The own version is asked first
+//! whatever is remembered: a file that it has comes from nobody else.
 //!
 //! What a flood of paths that nobody has can cost is bounded: each version is asked once, four besides the own at the most,
 //! within a budget for each worker (one for every five requests for assets, and ten a second), and not again for a path
-//! that nobody had some seconds ago (`super::asset_memory`).
+//! that nobody had some seconds ago (`super::asset_memory`). Outside of the budget is only the version that is known to have
+//! the very file: one request for one, and none for what is made up.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -32,7 +34,6 @@ use super::upload::RequestBody;
 use super::upstream::Lease;
 use crate::config;
 use crate::metrics::AssetRequest;
-use crate::model::assets::MOST_OTHERS;
 use crate::model::decision::Reason;
 use crate::model::ring::Member;
 
@@ -59,9 +60,11 @@ pub(super) struct Asset {
     /// As it is before it takes the form of a connection: what is sent is used up. `None` where there is no other version.
     copy: Option<Request<()>>,
     host: Option<HeaderValue>,
-    path: Box<str>,
+    target: Uri,
     /// Whether the path says that it is a script, style, image or font: then it is no page.
     is_file: bool,
+    /// Whether that it is missing is so for everybody: some servers say so to every HEAD, or of every part of a page.
+    is_plain: bool,
     /// Its own version, and why that one.
     own: Member,
     reason: Reason,
@@ -92,42 +95,68 @@ impl Asset {
             *copy.version_mut() = parts.version;
             copy
         };
-        let path = parts.uri.path();
         Some(Box::new(Self {
             copy: config.eligible.others_than(own).then(copy),
             host: admitted.host.clone(),
-            path: path.into(),
-            is_file: record::is_asset(path),
+            target: parts.uri.clone(),
+            is_file: record::is_asset(parts.uri.path()),
+            is_plain: parts.method == Method::GET && !parts.headers.contains_key(header::RANGE),
             own,
             reason,
         }))
     }
 
     fn place(&self) -> Place<'_> {
-        Place { host: self.host.as_ref().map_or(b"", HeaderValue::as_bytes), path: &self.path }
+        Place {
+            host: self.host.as_ref().map_or(b"", HeaderValue::as_bytes),
+            path: self.target.path(),
+            query: self.target.query(),
+        }
     }
 
     /// Whether an answer is a page where there should be a script, style, image or font: applications that draw their pages
     /// in the browser answer so for every path that they do not know.
     fn is_trap(&self, response: &Response<Incoming>) -> bool {
-        self.is_file && response.status().is_success() && is_html(response.headers())
+        self.is_file && is_page(response)
     }
 
-    /// Whether an answer says that its version has not got the asset.
+    /// Whether the own version's answer says that it has not got the asset.
     fn is_missing(&self, response: &Response<Incoming>) -> bool {
-        matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE) || self.is_trap(response)
+        is_gone(response) || self.is_trap(response)
     }
 
-    /// Whether an answer is about the asset: all or a part of it, or that what the client has of it is still right, or that it
-    /// has not got what the client wants of it.
+    /// Whether another version's answer says so. Its page is no help wherever the path does not say that a page is meant.
+    fn is_missing_elsewhere(&self, response: &Response<Incoming>) -> bool {
+        is_gone(response) || (is_page(response) && !may_be_page(self.target.path()))
+    }
+
+    /// Whether another version's answer is about the asset: all or a part of it, or that what the client has of it is still
+    /// right, or that it has not got what the client wants of it.
     fn is_found(&self, response: &Response<Incoming>) -> bool {
         let status = response.status();
         let is_about = matches!(
             status,
             StatusCode::NOT_MODIFIED | StatusCode::PRECONDITION_FAILED | StatusCode::RANGE_NOT_SATISFIABLE
         );
-        (status.is_success() || is_about) && !self.is_trap(response)
+        (status.is_success() || is_about) && !self.is_missing_elsewhere(response)
     }
+}
+
+fn is_gone(response: &Response<Incoming>) -> bool {
+    matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::GONE)
+}
+
+/// Whether an answer is a page, a part of one, or that it has not got that part.
+fn is_page(response: &Response<Incoming>) -> bool {
+    let status = response.status();
+    (status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE) && is_html(response.headers())
+}
+
+/// Whether a path may be that of a page: it has no extension, or that of one.
+fn may_be_page(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    ["", "html", "htm"].iter().any(|page| extension.eq_ignore_ascii_case(page))
 }
 
 fn assets_of(worker: &WorkerState) -> Option<(&Assets, &config::Assets)> {
@@ -140,8 +169,11 @@ fn is_html(headers: &HeaderMap) -> bool {
     essence.trim_ascii().eq_ignore_ascii_case(b"text/html")
 }
 
-/// Each other version has so much of the time for an answer: one part in five, as there are four and the own one.
-const TURNS: u32 = 5;
+/// Each other version has so much of the time for an answer: one part in five, as there are four and the own one; and no more
+/// than a file takes, so that one that hangs does not hold many connections of the own one, whose answers wait.
+fn turn(limit: Duration) -> Duration {
+    (limit / 5).min(Duration::from_secs(2))
+}
 
 /// A search for a version that has the asset.
 struct Search {
@@ -169,7 +201,7 @@ impl Search {
             worker: meter.worker?,
             unsure: false,
             due: meter.started.checked_add(limit)?,
-            turn: limit / TURNS,
+            turn: turn(limit),
         })
     }
 
@@ -181,18 +213,27 @@ impl Search {
 
     fn is_up(&self, member: Member) -> bool {
         let version = self.worker().and_then(|(worker, ..)| worker.versions.get(member.index()));
-        version.is_some_and(|version| !version.backends.are_down())
+        // What left the deployment since this request began has been told to end already: nothing would end this.
+        version.is_some_and(|version| !version.tenure.is_over() && !version.backends.are_down())
     }
 
     /// The version that had the asset when the own had not, where that is known, and it is up.
-    fn remembered(&self) -> Option<Member> {
+    fn remembered(&mut self) -> Option<Member> {
         let (_, assets, _) = self.worker()?;
-        let memory = assets.memory.borrow();
-        memory.found(self.asset.place(), self.asset.own, Instant::now()).filter(|member| self.is_up(*member))
+        let found = assets.memory.borrow().found(self.asset.place(), self.asset.own);
+        let member = found.filter(|member| self.is_up(*member) && self.has_time())?;
+        self.asked.push(member);
+        Some(member)
+    }
+
+    /// Whether another version can have its whole turn: one that had less would look as if it had failed.
+    fn has_time(&self) -> bool {
+        Instant::now() + self.turn <= self.due
     }
 
     fn is_known_to_be_missing(&self) -> bool {
-        let missed = |assets: &Assets| assets.memory.borrow().is_missed(self.asset.place(), Instant::now());
+        let (place, own) = (self.asset.place(), self.asset.own);
+        let missed = |assets: &Assets| assets.memory.borrow().is_missed(place, own, Instant::now());
         self.worker().is_none_or(|(_, assets, _)| missed(assets))
     }
 
@@ -202,7 +243,7 @@ impl Search {
         let Some(member) = config.eligible.next(&self.asked, |member| self.is_up(member)) else {
             return Next::Nobody;
         };
-        if Instant::now() >= self.due {
+        if !self.has_time() {
             return Next::Unaffordable;
         }
         if !assets.budget.take(Instant::now()) {
@@ -217,30 +258,32 @@ impl Search {
     fn has_gaps(&self) -> bool {
         let down = |config: &config::Assets| {
             let left = |member: &Member| !self.asked.contains(member) && !self.is_up(*member);
-            self.asked.len() <= MOST_OTHERS && config.eligible.members().iter().any(left)
+            config.eligible.members().iter().any(left)
         };
         self.unsure || self.worker().is_some_and(|(_, _, config)| down(config))
     }
 
-    fn remember_found(&self, by: Member) {
+    /// Another version has the asset: remembers that, and counts it.
+    fn found(&self, by: Member) {
         if let Some((worker, assets, _)) = self.worker() {
-            assets.memory.borrow_mut().remember_found(self.asset.place(), self.asset.own, by, Instant::now());
+            assets.memory.borrow_mut().remember_found(self.asset.place(), self.asset.own, by);
             if let Some(own) = worker.versions.get(self.asset.own.index()) {
                 own.series.asset_miss(true);
             }
         }
     }
 
+    /// The version that had it did not give it.
     fn forget_found(&self) {
-        if let Some((_, assets, _)) = self.worker() {
+        if let Some((_, assets, _)) = self.worker().filter(|_| self.asset.is_plain || self.unsure) {
             assets.memory.borrow_mut().forget_found(self.asset.place(), self.asset.own);
         }
     }
 
     fn remember_missed(&self) {
-        if let Some((_, assets, _)) = self.worker() {
-            let surely = !self.has_gaps();
-            assets.memory.borrow_mut().remember_missed(self.asset.place(), surely, Instant::now());
+        if let Some((_, assets, _)) = self.worker().filter(|_| self.asset.is_plain) {
+            let (place, own, surely) = (self.asset.place(), self.asset.own, !self.has_gaps());
+            assets.memory.borrow_mut().remember_missed(place, own, surely, Instant::now());
         }
     }
 }
@@ -257,23 +300,13 @@ enum Next {
 impl Exchange {
     /// Sends a request for an asset to its version, and to others where that one has not got it.
     pub(super) async fn exchange_asset(&mut self, asset: Box<Asset>) -> Result<Answer, Failure> {
-        let mut search = Search::new(asset, &self.meter).ok_or(Kind::NoUpstream)?;
-        if let Some(member) = search.remembered() {
-            search.asked.push(member);
-            if let Some(answer) = self.ask(&mut search, member).await {
-                return Ok(answer);
-            }
-            search.forget_found();
-            self.go_back(&search);
-            self.request = search.request_for(search.asset.own);
-        }
-        let first = tokio::time::timeout_at(search.due.into(), self.exchange::<false>()).await;
-        let first = first.unwrap_or_else(|_| Err(Kind::ResponseTimeout.into()));
+        let first = self.exchange::<false>().await;
         self.count_attempts(first.is_ok());
         let first = first?;
-        if !search.asset.is_missing(&first.0) {
+        if !asset.is_missing(&first.0) {
             return Ok(first);
         }
+        let mut search = Search::new(asset, &self.meter).ok_or(Kind::NoUpstream)?;
         let upstream = self.meter.line.as_ref().and_then(|line| line.upstream.clone());
         match Box::pin(self.ask_others(&mut search)).await {
             Some(answer) => {
@@ -290,16 +323,24 @@ impl Exchange {
         }
     }
 
-    /// Asks one version after the other.
+    /// Asks one version after the other, first the one that had the asset before.
     async fn ask_others(&mut self, search: &mut Search) -> Option<Answer> {
-        if search.asset.copy.is_none() || search.is_known_to_be_missing() {
+        search.asset.copy.as_ref()?;
+        if let Some(member) = search.remembered() {
+            if let Some(answer) = self.ask(search, member).await {
+                search.found(member);
+                return Some(answer);
+            }
+            search.forget_found();
+        }
+        if search.is_known_to_be_missing() {
             return None;
         }
         loop {
             match search.next() {
                 Next::Ask(member) => {
                     if let Some(answer) = self.ask(search, member).await {
-                        search.remember_found(member);
+                        search.found(member);
                         return Some(answer);
                     }
                 }
@@ -315,15 +356,13 @@ impl Exchange {
     /// Asks one version; its answer, where it has the asset.
     async fn ask(&mut self, search: &mut Search, member: Member) -> Option<Answer> {
         self.request = Some(search.request_for(member)?);
-        self.attempts = Attempts::of_another_version();
+        self.attempts = Attempts::of_another_version(Instant::now() + search.turn);
         self.meter.moves(member.index(), Reason::Asset);
-        let due = search.due.min(Instant::now() + search.turn);
-        let answer =
-            tokio::time::timeout_at(due.into(), self.exchange::<false>()).await.ok().and_then(Result::ok);
+        let answer = self.exchange::<false>().await.ok();
         self.count_attempts(answer.is_some());
         let result = match &answer {
             Some((response, _)) if search.asset.is_found(response) => AssetRequest::Hit,
-            Some((response, _)) if search.asset.is_missing(response) => AssetRequest::Miss,
+            Some((response, _)) if search.asset.is_missing_elsewhere(response) => AssetRequest::Miss,
             _ => AssetRequest::Failure,
         };
         if let Some((worker, ..)) = search.worker() {
@@ -359,7 +398,8 @@ impl Exchange {
             version.series.asset_miss(false);
         }
         let headers = first.0.headers_mut();
-        for name in TARGETED {
+        let targeted = headers.keys().filter(|name| affinity::is_targeted(name.as_str()));
+        for name in targeted.cloned().collect::<Vec<_>>() {
             headers.remove(name);
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -386,13 +426,6 @@ impl Search {
     }
 }
 
-/// Fields that say to caches of content delivery networks what `Cache-Control` says to all (RFC 9213), and which they prefer.
-const TARGETED: [HeaderName; 3] = [
-    HeaderName::from_static("cdn-cache-control"),
-    HeaderName::from_static("cloudflare-cdn-cache-control"),
-    HeaderName::from_static("surrogate-control"),
-];
-
 /// Throws an answer away. Where little is left of it, that is read, so that its connection can be kept.
 fn discard((response, lease): Answer) {
     let mut body = response.into_body();
@@ -418,3 +451,14 @@ fn discard((response, lease): Answer) {
 /// The most bytes that are read of an answer that nobody wants, and for how long.
 const LITTLE: u64 = 64 << 10;
 const SOON: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_has_a_fifth_of_the_time_and_two_seconds_at_most() {
+        let of = |millis| turn(Duration::from_millis(millis)).as_millis();
+        assert_eq!([of(500), of(10_000), of(60_000)], [100, 2000, 2000]);
+    }
+}

@@ -49,15 +49,25 @@ pub(super) struct Attempts {
     pub(super) of_http2: bool,
     /// Whether there is to be no second attempt at another endpoint.
     only: bool,
+    /// When the time for it is over, where it has less than the worker's time limits give.
+    due: Option<Instant>,
     /// Where it failed.
     tried: Vec<Rc<Endpoint>>,
 }
 
 impl Attempts {
     /// Those of a request that its own version has answered already: other versions see it once. Where a kept connection was
-    /// closed under it, nobody has.
-    pub(super) fn of_another_version() -> Self {
-        Self { only: true, moved: true, ..Self::default() }
+    /// closed under it, nobody has. What is not answered when it is `due` fails as if it had had all the time.
+    pub(super) fn of_another_version(due: Instant) -> Self {
+        Self { only: true, moved: true, due: Some(due), ..Self::default() }
+    }
+
+    /// Nothing may take longer than what is left of the time.
+    fn shorten(&self, timeouts: &mut Timeouts) {
+        let Some(due) = self.due else { return };
+        let left = due.saturating_duration_since(Instant::now());
+        timeouts.connect = timeouts.connect.min(left);
+        timeouts.response = timeouts.response.min(left);
     }
 }
 
@@ -73,10 +83,11 @@ impl Exchange {
         &mut self,
     ) -> Result<(Response<Incoming>, Lease), Failure> {
         let once = self.is_once();
-        let (mut choice, timeouts) = self.choose(once)?;
+        let (mut choice, mut timeouts) = self.choose(once)?;
         let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };
         loop {
             let limits = self.meter.limits();
+            self.attempts.shorten(&mut timeouts);
             let asks = Asks { need, fresh: self.attempts.fresh, once, patience: timeouts.connect, limits };
             let mut lease = match choice.endpoint.lease(asks).await {
                 Ok(lease) => lease,
@@ -101,6 +112,7 @@ impl Exchange {
             );
             let copy = lease.copy(&request);
             let sending = pin!(lease.send(request));
+            self.attempts.shorten(&mut timeouts);
             let wait =
                 Wait { timeouts, limits: self.meter.limits(), progress: self.meter.progress.as_deref() };
             let error = match wait.head_within(&self.meter.client, sending).await {

@@ -127,7 +127,6 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
         cookie: cookie.as_ref().map(HeaderValue::as_bytes),
         made: made.as_ref().map(HeaderValue::as_bytes),
         draw: request.client.shard.draw(),
-        ..Sent::default()
     };
     let selection = worker.policy().select(&sent);
     let member = note(worker, meter, &selection, sent.draw);
@@ -173,7 +172,7 @@ fn note(worker: &WorkerState, meter: &mut Meter, selection: &Selection<'_>, draw
 /// The version that the page of an asset came from, where the request says so.
 fn pinned(assets: &config::Assets, parts: &Parts) -> Option<Member> {
     let header = parts.headers.get(DEPLOYMENT_HEADER).map(HeaderValue::as_bytes);
-    assets.pinned(header, parts.uri.query())
+    assets.pinned(parts.method.as_str(), header, parts.uri.query())
 }
 
 /// What only this proxy needed of the head does not go on.

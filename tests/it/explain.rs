@@ -78,6 +78,10 @@ fn an_assets_pin_is_explained_as_the_proxy_obeys_it() {
         (&["/assets/a.js?dpl=v2"], Value::Null, "random"),
         (&["/page?dpl=v0"], Value::Null, "random"),
         (&["/assets/a.js#?dpl=v0"], Value::Null, "random"),
+        (&["--method", "HEAD", "/assets/a.js?dpl=v0"], json!("v0"), "asset"),
+        (&["--method", "POST", "/assets/a.js?dpl=v0"], Value::Null, "random"),
+        (&["/assets/../api?dpl=v0"], Value::Null, "random"),
+        (&["/assets/x/..%2f%2e%2E/api?dpl=v0"], Value::Null, "random"),
     ] {
         let answer = ask(&config, arguments).unwrap();
         assert_eq!((&answer["version_id"], &answer["reason"]), (&version, &json!(reason)), "{arguments:?}");

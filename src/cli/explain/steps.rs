@@ -50,7 +50,7 @@ pub(super) fn answer<'a>(
         trusted,
         secret: secret.as_ref(),
         object: object.as_deref(),
-        pinned: assets.and_then(|assets| pinned(assets, target, &headers)),
+        pinned: assets.and_then(|assets| pinned(assets, request, target, &headers)),
         cookie: value.as_deref(),
         // Any id: where it falls on the ring is not said.
         made: (value.is_none() && receives).then_some(b"id"),
@@ -100,8 +100,9 @@ fn object(worker: &Worker, facts: &Facts<'_>) -> Option<Vec<u8>> {
 }
 
 /// The version that a request for an asset names.
-fn pinned(assets: &Assets, target: &Target<'_>, headers: &HeaderMap) -> Option<Member> {
-    assets.pinned(headers.get(DEPLOYMENT_HEADER).map(HeaderValue::as_bytes), target.query)
+fn pinned(assets: &Assets, request: &Request, target: &Target<'_>, headers: &HeaderMap) -> Option<Member> {
+    let header = headers.get(DEPLOYMENT_HEADER).map(HeaderValue::as_bytes);
+    assets.pinned(request.method.as_str(), header, target.query)
 }
 
 /// What each rule says of the request as it came.

@@ -261,6 +261,60 @@ async fn a_page_where_a_script_should_be_is_a_miss() {
 }
 
 #[tokio::test]
+async fn another_versions_page_is_no_file_of_any_kind() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &[]).await);
+    let v3 = site("v3", &["/assets/lang/de.json"]).await;
+    v2.otherwise(200);
+    let file = assets(", retain = [\"v2\", \"v3\"]").version("v1", &v1.backend, 100);
+    let proxy = proxy(&file.spare("v2", &v2.backend).spare("v3", &v3.backend)).await;
+    assert_eq!(proxy.get("/assets/lang/de.json").await.text(), "the file of v3");
+    let answer = proxy.get("/assets/lang/fr.json").await;
+    assert_eq!((answer.status, answer.text()), (404, "not at v1"));
+    // Where a page may be, it is the answer.
+    for path in ["/assets/page.HTML", "/assets/page.htm", "/assets/v1.2/page", "/assets/"] {
+        assert_eq!(proxy.get(path).await.text(), "not at v2", "{path}");
+    }
+    // The own version says itself what it has but scripts, styles, images and fonts.
+    v1.otherwise(200);
+    assert_eq!(proxy.get("/assets/lang/it.json").await.text(), "not at v1");
+}
+
+#[tokio::test]
+async fn a_part_of_a_page_where_a_font_should_be_is_a_miss() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &[]).await);
+    let v3 = site("v3", &["/assets/a.woff2"]).await;
+    let file = assets(", retain = [\"v2\", \"v3\"]").version("v1", &v1.backend, 100);
+    let proxy = proxy(&file.spare("v2", &v2.backend).spare("v3", &v3.backend)).await;
+    for status in [416, 206] {
+        v1.otherwise(status);
+        v2.otherwise(status);
+        let answer = proxy.get_with("/assets/a.woff2", &["Range: bytes=0-7"]).await;
+        assert_eq!((answer.status, answer.text()), (206, "the file"), "{status}");
+        let answer = proxy.get_with("/assets/b.woff2", &["Range: bytes=0-7"]).await;
+        assert_eq!((answer.status, answer.text()), (status, "not at v1"));
+        assert_eq!(answer.header("cache-control").as_deref(), Some("no-store"));
+        let answer = proxy.get_with("/assets/page", &["Range: bytes=0-7"]).await;
+        assert_eq!(answer.header("cache-control").as_deref(), Some("public, max-age=600"));
+    }
+    assert_eq!((misses(&proxy, "v1", true), misses(&proxy, "v1", false)), (2, 2));
+}
+
+#[tokio::test]
+async fn what_is_for_an_object_is_asked_nobody_else() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &["/assets/a.js"]).await);
+    let objects = "[worker.objects]\nkey = 'http.request.headers[\"x-room\"][0]'";
+    let proxy = proxy(&retaining(&v1, &v2).worker_table(objects)).await;
+    let answer = proxy.get_with("/assets/a.js", &["X-Room: a"]).await;
+    assert_eq!((answer.status, answer.text(), &*version(&answer)), (404, "not at v1", "v1 object"));
+    assert_eq!(v2.count(), 0);
+    // Nor does a page's name move it.
+    let answer = proxy.get_with("/assets/a.js?dpl=v2", &["X-Room: a"]).await;
+    assert_eq!((answer.text(), v2.count()), ("not at v1", 0));
+    // What is for none is asked.
+    assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v2");
+}
+
+#[tokio::test]
 async fn heads_ranges_and_conditions_are_asked_and_answered_as_they_are() {
     let (v1, v2) = (site("v1", &[]).await, site("v2", &["/assets/a.js"]).await);
     let proxy = proxy(&retaining(&v1, &v2)).await;

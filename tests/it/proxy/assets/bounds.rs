@@ -16,53 +16,109 @@ async fn what_nobody_has_is_not_asked_of_others_again_at_once() {
         let answer = proxy.get("/assets/a.js").await;
         assert_eq!((answer.status, answer.header("cache-control").as_deref()), (404, Some("no-store")));
     }
-    // The query is not part of what names a file.
-    proxy.get("/assets/a.js?x=1").await;
+    // The query is part of what names a file, but for the name of the page's version.
+    proxy.get("/assets/a.js?dpl=x").await;
     assert_eq!((v1.count(), v2.count()), (6, 1));
+    proxy.get("/assets/a.js?dpl=y&url=a.png").await;
+    proxy.get("/assets/a.js?url=a.png&dpl=z").await;
+    assert_eq!((v1.count(), v2.count()), (8, 2));
     assert_eq!(proxy.get("/assets/b.js").await.status, 404);
-    assert_eq!(v2.count(), 2);
+    assert_eq!(v2.count(), 3);
     // What the own version has meanwhile is served all the same.
     v1.has(&["/assets/a.js"]);
     assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v1");
-    assert_eq!(misses(&proxy, "v1", false), 7);
+    assert_eq!(misses(&proxy, "v1", false), 9);
 }
 
 #[tokio::test]
-async fn a_path_whose_version_is_known_goes_straight_there_until_it_is_not_there_any_more() {
+async fn what_one_kind_of_request_is_not_given_is_not_missing_for_others() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &[]).await);
+    let proxy = proxy(&retaining(&v1, &v2)).await;
+    for lines in ["HEAD /assets/a.js HTTP/1.1", "GET /assets/a.js HTTP/1.1\r\nRange: bytes=100000-"] {
+        v2.has(&[]);
+        let mut connection = proxy.connect().await;
+        connection.send(format!("{lines}\r\nHost: shop.example\r\n\r\n")).await;
+        assert_eq!(connection.head().await.status, 404);
+        v2.has(&["/assets/a.js"]);
+        assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v2", "{lines}");
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_has_for_one_version_is_asked_for_another_all_the_same() {
+    let (order, mut sites) = (Order::default(), Vec::new());
+    let mut file = assets("");
+    for name in ["v1", "v2", "v3", "v4", "v5", "v6"] {
+        let has: &[&str] = if name == "v6" { &["/assets/a.js"] } else { &[] };
+        let site = one_of(&order, name, has, false).await;
+        file = file.version(name, &site.backend, if name == "v6" { 95 } else { 1 });
+        sites.push(site);
+    }
+    let proxy = proxy(&file).await;
+    let own = |id: &str| format!("Cloudflare-Workers-Version-Overrides: shop=\"{id}\"");
+    // Four others, and v6 is not among them.
+    assert_eq!(proxy.get_with("/assets/a.js", &[&own("v1")]).await.status, 404);
+    assert_eq!(proxy.get_with("/assets/a.js", &[&own("v1")]).await.status, 404);
+    assert_eq!(*order.lock().unwrap(), ["v1", "v2", "v3", "v4", "v5", "v1"]);
+    order.lock().unwrap().clear();
+    assert_eq!(proxy.get_with("/assets/a.js", &[&own("v5")]).await.status, 404);
+    assert_eq!(*order.lock().unwrap(), ["v5", "v1", "v2", "v3", "v4"]);
+}
+
+#[tokio::test]
+async fn where_a_file_was_is_asked_first_when_the_own_version_has_missed_again() {
     let order = Order::default();
     let v1 = one_of(&order, "v1", &[], false).await;
-    let v2 = one_of(&order, "v2", &["/assets/a.js"], false).await;
+    let v2 = one_of(&order, "v2", &[], false).await;
     let v3 = one_of(&order, "v3", &["/assets/a.js"], false).await;
     let file =
         assets("").version("v1", &v1.backend, 98).version("v2", &v2.backend, 1).version("v3", &v3.backend, 1);
-    let mut proxy = proxy(&file).await;
+    let proxy = proxy(&file).await;
     let own = |id: &str| format!("Cloudflare-Workers-Version-Overrides: shop=\"{id}\"");
+    let asked = || std::mem::take(&mut *order.lock().unwrap());
     for _ in 0..3 {
         let answer = proxy.get_with("/assets/a.js", &[&own("v1")]).await;
-        assert_eq!((answer.text(), &*version(&answer)), ("the file of v2", "v2 asset"));
+        assert_eq!((answer.text(), &*version(&answer)), ("the file of v3", "v3 asset"));
         assert_eq!(answer.header("set-cookie"), None);
     }
-    assert_eq!(*order.lock().unwrap(), ["v1", "v2", "v2", "v2"]);
-    assert_eq!(misses(&proxy, "v1", true), 1);
+    assert_eq!(asked(), ["v1", "v2", "v3", "v1", "v3", "v1", "v3"]);
+    assert_eq!((misses(&proxy, "v1", true), asked_of_others(&proxy, "hit")), (3, 3));
     // Whose version has it is asked there.
     assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v3")]).await), "v3 override");
-    for status in [404, 500] {
-        v2.has(&[]);
-        v2.otherwise(status);
-        order.lock().unwrap().clear();
-        let answer = proxy.get_with("/assets/a.js", &[&own("v1")]).await;
-        assert_eq!((answer.text(), &*version(&answer)), ("the file of v3", "v3 asset"));
-        // Each version once: the remembered one is not asked again.
-        assert_eq!(*order.lock().unwrap(), ["v2", "v1", "v3"]);
-        v2.has(&["/assets/a.js"]);
-        proxy.reload(&file).await.unwrap();
+    // Where it is not any more, nobody is asked twice, and the next one is remembered.
+    asked();
+    v3.has(&[]);
+    v2.has(&["/assets/a.js"]);
+    for expected in [&["v1", "v3", "v2"][..], &["v1", "v2"]] {
         assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v2 asset");
+        assert_eq!(asked(), expected);
     }
-    // And where the own version has it after all, it is the one that answers.
-    v1.has(&["/assets/a.js"]);
+    v3.has(&["/assets/a.js"]);
     v2.has(&[]);
+    v2.otherwise(500);
+    for expected in [&["v1", "v2", "v3"][..], &["v1", "v3"]] {
+        assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v3 asset");
+        assert_eq!(asked(), expected);
+    }
+    // A file that the own version has comes from nobody else.
+    v1.has(&["/assets/a.js"]);
     assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v1 override");
-    assert_eq!(version(&proxy.get_with("/assets/a.js", &[&own("v1")]).await), "v1 override");
+    assert_eq!(asked(), ["v1"]);
+    // Another query may be another file.
+    v1.has(&[]);
+    v2.otherwise(404);
+    assert_eq!(version(&proxy.get_with("/assets/a.js?url=x", &[&own("v1")]).await), "v3 asset");
+    assert_eq!(asked(), ["v1", "v2", "v3"]);
+}
+
+#[tokio::test]
+async fn where_a_file_is_known_to_be_it_is_asked_for_whatever_the_budget() {
+    let (v1, v2) = (site("v1", &[]).await, site("v2", &["/assets/a.js"]).await);
+    let proxy = proxy(&retaining(&v1, &v2)).await;
+    for number in 0..200 {
+        assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v2", "{number}");
+    }
+    assert_eq!((misses(&proxy, "v1", true), asked_of_others(&proxy, "budget")), (200, 0));
 }
 
 #[tokio::test]

@@ -42,6 +42,65 @@ async fn a_version_that_does_not_answer_is_given_a_part_of_the_time_and_the_next
 }
 
 #[tokio::test]
+async fn an_upstream_that_never_answers_for_others_is_ejected_like_any() {
+    let (v1, well) = (site("v1", &[]).await, site("v2", &[]).await);
+    let silent = raw_backend(async |mut socket| {
+        super::super::read_head(&mut socket).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let file = assets(", retain = [\"v2\"]").worker("timeouts = { response = \"1s\" }");
+    let file = file.version("v1", &v1.backend, 100);
+    let proxy = proxy(&file.version_at("v2", &[silent.url(), well.backend.url()], 0)).await;
+    let series = format!(
+        r#"gradual_upstream_ejections_total{{worker="shop",version="v2",upstream="{}"}}"#,
+        silent.url()
+    );
+    soon("an ejection", async {
+        let mut number = 0;
+        while sample(&proxy, &series) == 0 {
+            number += 1;
+            assert_eq!(proxy.get(&format!("/assets/{number}.js")).await.status, 404);
+        }
+    })
+    .await;
+    assert!(asked_of_others(&proxy, "failure") >= 5);
+}
+
+#[tokio::test]
+async fn a_version_whose_time_is_over_is_asked_nothing_more() {
+    let (go, arrived) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (of_backend, counter) = (Arc::clone(&go), Arc::clone(&arrived));
+    let new = backend("new").answering(move |_| {
+        let go = Arc::clone(&of_backend);
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            go.notified().await;
+            Response::builder().status(404).body(body("missing")).unwrap()
+        }
+    });
+    let new = new.start().await;
+    let old = streaming("/missing").await;
+    let grace = "[limits]\nretired_grace = \"50ms\"";
+    let before = assets(", retain = [\"old\"]").top(grace).version("new", &new, 100).spare("old", &old);
+    let after = assets("").top(grace).version("new", &new, 100);
+    let mut proxy = proxy(&before).await;
+    let mut asset = proxy.connect().await;
+    asset.send("GET /assets/a.js?dpl=old HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    assert_eq!(version(&asset.head().await), "old asset");
+    let mut late = proxy.connect().await;
+    late.send("GET /assets/b.js HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
+    eventually("the new version is asked", || arrived.load(Ordering::SeqCst) == 1).await;
+    proxy.reload(&after).await.unwrap();
+    assert_eq!(asset.bytes(3).await, b"one");
+    assert!(soon("the old one's time is over", asset.is_closed()).await);
+    go.notify_one();
+    let answer = soon("an answer", late.answer()).await;
+    assert_eq!((answer.status, &*version(&answer)), (404, "new random"));
+    assert_eq!(asked_of_others(&proxy, "hit") + asked_of_others(&proxy, "failure"), 0);
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_ends_the_search() {
     let v1 = site("v1", &[]).await;
     let (arrived, left) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -67,6 +67,38 @@ async fn a_name_of_no_version_that_serves_assets_is_ignored() {
 }
 
 #[tokio::test]
+async fn a_pin_is_for_what_only_reads_and_for_paths_that_nobody_can_take_for_others() {
+    let (proxy, sites) = four().await;
+    for target in [
+        "/assets/../api/pay",
+        "/assets/..%2fapi/pay",
+        "/assets/%2E%2e/api/pay",
+        "/assets/x/..%5C..%5Capi/pay",
+        "/assets/./a.js",
+        "/assets/..",
+    ] {
+        for method in ["GET", "POST"] {
+            let request = format!(
+                "{method} {target}?dpl=v3 HTTP/1.1\r\nHost: shop.example\r\nx-deployment-id: v3\r\n\
+                 Content-Length: 0\r\n\r\n"
+            );
+            let answer = proxy.send(request).await;
+            assert_eq!((answer.text(), &*version(&answer)), ("not at v1", "v1 random"), "{method} {target}");
+            // It is no asset: its answer is as it came.
+            assert_eq!(answer.header("cache-control").as_deref(), Some("public, max-age=600"));
+        }
+    }
+    for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+        let request = format!(
+            "{method} /assets/a.js?dpl=v3 HTTP/1.1\r\nHost: shop.example\r\nx-deployment-id: v3\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        assert_eq!(version(&proxy.send(request).await), "v1 random", "{method}");
+    }
+    assert_eq!(sites[2].count(), 0);
+}
+
+#[tokio::test]
 async fn an_override_is_before_a_pin_and_a_pinned_version_that_misses_is_helped_out() {
     let (proxy, sites) = four().await;
     let line = "Cloudflare-Workers-Version-Overrides: shop=\"v2\"";
