@@ -87,7 +87,7 @@ fn decode_once(text: &mut [u8], unicode: bool) -> Option<usize> {
                     buffer = [byte, 0, 0, 0];
                     (&buffer[..1], 3)
                 }
-                (None, Some((c, length))) => (&*c.encode_utf8(&mut buffer).as_bytes(), length),
+                (None, Some((c, length))) => (c.encode_utf8(&mut buffer).as_bytes(), length),
                 (None, None) => (&b"%"[..], 1),
             },
         };
