@@ -133,13 +133,18 @@ fn an_access_log_line_allocates_nothing_but_the_buffer_that_all_lines_share() {
 
 /// What rules see of a request with twelve headers.
 fn with_facts<R>(use_facts: impl FnOnce(&Facts<'_>) -> R) -> R {
+    let cookie = "theme=dark; session_id=abcdef; user_id=6ba7b810-9dad-11d1-80b4-00c04fd430c8; a=b";
+    with_cookies(cookie, use_facts)
+}
+
+/// The same with cookies of one's own.
+fn with_cookies<R>(cookie: &str, use_facts: impl FnOnce(&Facts<'_>) -> R) -> R {
     let mut lines = http::HeaderMap::new();
     for at in 0..11 {
         let name = http::HeaderName::try_from(format!("x-header-{at}")).unwrap();
         lines.insert(name, http::HeaderValue::from_static("some value"));
     }
-    let cookie = "theme=dark; session_id=abcdef; user_id=6ba7b810-9dad-11d1-80b4-00c04fd430c8; a=b";
-    lines.insert(http::header::COOKIE, http::HeaderValue::from_static(cookie));
+    lines.insert(http::header::COOKIE, cookie.parse().unwrap());
     use_facts(&Facts {
         method: "GET",
         version: http::Version::HTTP_11,
@@ -184,6 +189,14 @@ fn the_documented_values_allocate_nothing() {
         ("http.request.cookies[\"session_id\"][0]", "abcdef"),
         ("ip.src", "203.0.113.7"),
         ("lower(http.request.uri)", "/asset/img/logo.png?a=b&c=d"),
+        ("regex_replace(http.request.uri.path, \"/asset/(.*)\", \"${1}\")", "img/logo.png"),
+        ("regex_replace(http.request.uri.path, \"/other/(.*)\", \"${1}\")", "/asset/img/logo.png"),
+        (
+            "regex_replace(http.request.uri.path, \"(o|n)(?:g)([a-z]+)\", \"<${2}${1}>\")",
+            "/asset/img/l<oo>.png",
+        ),
+        ("wildcard_replace(http.request.uri.path, \"/ASSET/*/*.png\", \"${2}-${1}\")", "logo-img"),
+        ("wildcard_replace(http.request.uri.path, \"/other/*\", \"${1}\")", "/asset/img/logo.png"),
     ] {
         let value = Expression::parse(value).unwrap();
         let mut scratch = Scratch::default();
@@ -193,4 +206,16 @@ fn the_documented_values_allocate_nothing() {
             assert_eq!(info.count_total, 0, "{}", value.source());
         });
     }
+}
+
+#[test]
+fn no_request_makes_rules_take_much_memory() {
+    // With 64 KiB of cookies, one array of them is more than a megabyte.
+    let filter = vec!["any(http.request.cookies[*][*] == \"b\")"; 90].join(" or ");
+    let filter = Filter::parse(&filter).unwrap();
+    let mut scratch = Scratch::default();
+    with_cookies(&"a=;".repeat(21 * 1024), |facts| {
+        let info = measure(|| assert!(!filter.matches(facts, &mut scratch)));
+        assert!((1 << 20..24 << 20).contains(&info.bytes_max), "{} bytes", info.bytes_max);
+    });
 }

@@ -77,12 +77,16 @@ fn edits(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Vec<Edit> {
 }
 
 fn operation(walk: &mut Walk<'_>, fields: &Fields<'_>, name: &Text<'_>) -> Option<Operation> {
+    let word = fields.word("operation");
     let (value, expression) = (fields.text("value"), fields.text("expression"));
-    match (fields.word("operation")?, value, expression) {
-        ("set", Some(value), None) => parsed(walk, &value, header::value).map(Operation::Set),
-        ("set", None, Some(expression)) => {
-            parsed(walk, &expression, Expression::parse).map(Operation::Compute)
-        }
+    // Whatever the operation is: all that is wrong is said at once. What is to be left out may be wrong.
+    let sets = word != Some("remove");
+    let fixed = value.as_ref().filter(|_| sets).and_then(|text| parsed(walk, text, header::value));
+    let computed =
+        expression.as_ref().filter(|_| sets).and_then(|text| parsed(walk, text, Expression::parse));
+    match (word?, value, expression) {
+        ("set", Some(_), None) => fixed.map(Operation::Set),
+        ("set", None, Some(_)) => computed.map(Operation::Compute),
         ("set", None, None) => {
             // Of another type it is there, and reported.
             if !fields.has("value") && !fields.has("expression") {

@@ -10,7 +10,7 @@ use super::lists::{Addresses, Integers, Strings};
 use super::mistake::Mistake;
 use super::parse::{Operand, Parser};
 use super::patterns;
-use super::scan::address;
+use super::scan::{Scanner, address};
 use super::tree::{Node, Relation, Test};
 use super::types::{Scalar, Type};
 use crate::diag::{Span, quoted};
@@ -48,6 +48,14 @@ const WORDS: [(&str, Operator); 10] = [
     ("wildcard", Operator::Wildcard { strict: false }),
     ("in", Operator::In),
 ];
+
+/// The place of the operator of a comparison, if one is next.
+pub(super) fn next_operator(scan: &Scanner<'_>) -> Option<Span> {
+    let symbol =
+        SYMBOLS.iter().find(|(symbol, _)| scan.rest().starts_with(symbol)).map(|(symbol, _)| symbol.len());
+    let word = WORDS.iter().find(|(word, _)| *word == scan.word()).map(|(word, _)| word.len());
+    symbol.or(word).map(|length| scan.at()..scan.at() + length)
+}
 
 /// Every operator that is a word.
 pub(super) fn words() -> impl Iterator<Item = &'static str> {
@@ -201,10 +209,6 @@ impl Parser<'_> {
             }
             count += 1;
         }
-        if count == 0 {
-            let mistake = Mistake::new("the list is empty", open..self.scan.at());
-            return Err(mistake.label("nothing is in it, so the comparison is never true"));
-        }
         Ok(match scalar {
             Scalar::Integer => Test::InIntegers(Integers::new(integers)),
             Scalar::Ip => Test::InAddresses(Addresses::new(&addresses)),
@@ -263,5 +267,6 @@ fn network(text: &str, span: Span) -> Result<(IpAddr, IpAddr), Mistake> {
         let mistake = Mistake::new(format!("{} has bits set behind its prefix", quoted(text)), span);
         return Err(mistake.help(format!("write `{}`", network.trunc())));
     }
-    Ok((network.network(), network.broadcast()))
+    // Both ends are of IPv4 if the prefix is of 96 bits or more, as the clients' addresses are.
+    Ok((network.network().to_canonical(), network.broadcast().to_canonical()))
 }

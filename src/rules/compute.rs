@@ -8,12 +8,11 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bumpalo::collections::Vec as BumpVec;
 use memchr::memmem::Finder;
-use regex::bytes::Regex;
 
 use super::context::{Context, MOST_BYTES};
 use super::functions::Function;
 use super::json;
-use super::patterns::Template;
+use super::patterns::{Pattern, Template};
 use super::request::parts;
 use super::types::Value;
 use super::url;
@@ -67,7 +66,7 @@ fn of_text<'s>(
         Function::EncodeBase64 { url, padding } => encoded_base64(context, text, *url, *padding)?,
         Function::Sha256 => {
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text);
-            context.bump.alloc_slice_copy(digest.as_ref())
+            context.concat(&[digest.as_ref()])?
         }
         Function::UuidV4 => uuid(context, text)?,
         Function::RemoveBytes(unwanted) => without_bytes(context, text, unwanted)?,
@@ -96,18 +95,23 @@ pub(super) fn text<'s>(context: &Context<'s>, value: Value<'s>) -> Option<&'s [u
         Value::Bytes(bytes) => Some(bytes),
         Value::Bool(true) => Some(b"true"),
         Value::Bool(false) => Some(b"false"),
-        Value::Int(number) => Some(printed(context, format_args!("{number}"))),
-        Value::Ip(ip) => Some(printed(context, format_args!("{ip}"))),
+        Value::Int(number) => printed(context, format_args!("{number}")),
+        Value::Ip(ip) => printed(context, format_args!("{ip}")),
         Value::Missing | Value::Array(_) | Value::Map(_) => None,
     }
 }
 
-/// A short text. The longest is an IPv6 address of 39 bytes.
-fn printed<'s>(context: &Context<'s>, text: std::fmt::Arguments<'_>) -> &'s [u8] {
-    let mut printed = bumpalo::collections::String::with_capacity_in(40, context.bump);
+/// A short text; `None` where that would be too much work.
+fn printed<'s>(context: &Context<'s>, text: std::fmt::Arguments<'_>) -> Option<&'s [u8]> {
+    // The longest is an IPv6 address of 39 bytes.
+    const MOST: usize = 40;
+    if !context.may_write(MOST) {
+        return None;
+    }
+    let mut printed = bumpalo::collections::String::with_capacity_in(MOST, context.bump);
     // Writing to memory cannot fail.
     let _ = printed.write_fmt(text);
-    printed.into_bump_str().as_bytes()
+    Some(printed.into_bump_str().as_bytes())
 }
 
 /// The arguments one after the other, a missing one as if it were empty; missing if all are.
@@ -139,15 +143,15 @@ fn concat_arrays<'s>(context: &Context<'s>, first: Value<'s>, rest: &'s [Value<'
     if all().all(|value| value == Value::Missing) {
         return Value::Missing;
     }
-    let mut joined = context.values();
-    for value in all() {
-        if let Value::Array(elements) = value {
-            if !context.may_write(size_of_val(elements)) {
-                return Value::Missing;
-            }
-            joined.extend_from_slice(elements);
-        }
+    let arrays = || all().filter_map(|value| value.elements());
+    let (count, longest) =
+        arrays().fold((0, 0), |(count, longest), array| (count + array.len(), longest.max(array.len())));
+    // An array that is as long as what it was made of may be of any length.
+    if count > longest && count * size_of::<Value<'_>>() > MOST_BYTES {
+        return Value::Missing;
     }
+    let Some(mut joined) = context.list(count) else { return Value::Missing };
+    arrays().for_each(|array| joined.extend_from_slice(array));
     context.array(joined)
 }
 
@@ -196,10 +200,15 @@ fn substring<'s>(text: &'s [u8], rest: &[Value<'_>]) -> Option<&'s [u8]> {
 }
 
 /// The text with the first match replaced; the same text where there is none.
-fn replace<'s>(context: &Context<'s>, text: &'s [u8], pattern: &Regex, with: &Template) -> Option<&'s [u8]> {
-    let Some(captures) = pattern.captures(text) else { return Some(text) };
-    let found = captures.get(0)?;
-    let (before, after) = (text.get(..found.start())?, text.get(found.end()..)?);
+fn replace<'s>(
+    context: &Context<'s>,
+    text: &'s [u8],
+    pattern: &Pattern,
+    with: &Template,
+) -> Option<&'s [u8]> {
+    let Some(captures) = pattern.captures(context, text) else { return Some(text) };
+    let found = captures.span(0)?;
+    let (before, after) = (text.get(..found.start)?, text.get(found.end..)?);
     let length = before.len() + with.length(&captures) + after.len();
     if length > MOST_BYTES.max(text.len()) {
         return None;
@@ -237,11 +246,12 @@ fn split<'s>(
     let mut rest = text;
     while values.len() + 1 < limit {
         let Some(at) = separator.find(rest) else { break };
-        values.push(Value::Bytes(rest.get(..at)?));
+        if !context.push(&mut values, Value::Bytes(rest.get(..at)?)) {
+            return None;
+        }
         rest = rest.get(at + separator.needle().len()..)?;
     }
-    values.push(Value::Bytes(rest));
-    context.may_write(size_of_val(&values[..])).then(|| context.array(values))
+    context.push(&mut values, Value::Bytes(rest)).then(|| context.array(values))
 }
 
 /// Of either alphabet, with or without padding; missing where it is neither.
@@ -263,7 +273,7 @@ fn decoded_base64<'s>(context: &Context<'s>, text: &'s [u8]) -> Option<&'s [u8]>
 fn encoded_base64<'s>(context: &Context<'s>, text: &[u8], url: bool, padding: bool) -> Option<&'s [u8]> {
     let alphabet = if url { &alphabet::URL_SAFE } else { &alphabet::STANDARD };
     let engine = GeneralPurpose::new(alphabet, GeneralPurposeConfig::new().with_encode_padding(padding));
-    let length = base64::encoded_len(text.len(), padding)?;
+    let length = base64::encoded_len(text.len(), padding).filter(|length| *length <= MOST_BYTES)?;
     let mut encoded = context.buffer(length)?;
     encoded.resize(length, 0);
     let written = engine.encode_slice(text, &mut encoded).ok()?;
@@ -275,8 +285,8 @@ fn encoded_base64<'s>(context: &Context<'s>, text: &[u8], url: bool, padding: bo
 fn uuid<'s>(context: &Context<'s>, seed: &[u8]) -> Option<&'s [u8]> {
     let seed: [u8; 16] = seed.get(..16)?.try_into().ok()?;
     let uuid = uuid::Builder::from_random_bytes(seed).into_uuid();
-    let text = context.bump.alloc_slice_fill_copy(uuid::fmt::Hyphenated::LENGTH, 0u8);
-    Some(uuid.hyphenated().encode_lower(text).as_bytes())
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    context.concat(&[uuid.hyphenated().encode_lower(&mut text).as_bytes()])
 }
 
 fn network(ip: IpAddr, v4: u8, v6: u8) -> IpAddr {

@@ -9,7 +9,8 @@ use super::types::Value;
 
 /// The most bytes of one result that is longer than what it was made of; a longer one is missing.
 pub(super) const MOST_BYTES: usize = 64 * 1024;
-/// The most bytes that the functions of one evaluation may write in all; after that their results are missing.
+/// The most bytes that one evaluation may write in all: results of functions, arrays, and fields that are put together. After
+/// that they are missing.
 pub(super) const MOST_WORK: usize = 4 * 1024 * 1024;
 
 /// Buffers that evaluation reuses. One per shard: it is not shared between threads.
@@ -35,7 +36,7 @@ impl Scratch {
 pub(super) struct Context<'s> {
     pub(super) facts: &'s Facts<'s>,
     pub(super) bump: &'s Bump,
-    /// Bytes that functions may yet write.
+    /// Bytes that may yet be written.
     left: Cell<usize>,
 }
 
@@ -47,6 +48,7 @@ impl<'s> Context<'s> {
     /// Takes leave to write so many bytes; `false` where that would be too much work.
     pub(super) fn may_write(&self, bytes: usize) -> bool {
         let left = self.left.get().checked_sub(bytes);
+        // What did not fit is the end of it: smaller things that come later do not fit either.
         self.left.set(left.unwrap_or(0));
         left.is_some()
     }
@@ -61,16 +63,30 @@ impl<'s> Context<'s> {
         BumpVec::new_in(self.bump)
     }
 
+    /// An empty list of at most so many values; `None` where that would be too much work.
+    pub(super) fn list(&self, most: usize) -> Option<BumpVec<'s, Value<'s>>> {
+        let leave = self.may_write(most.saturating_mul(size_of::<Value<'_>>()));
+        leave.then(|| BumpVec::with_capacity_in(most, self.bump))
+    }
+
+    /// Appends to a list; `false` where that would be too much work, and then the list is of no use.
+    pub(super) fn push<T>(&self, list: &mut BumpVec<'s, T>, item: T) -> bool {
+        let leave = self.may_write(size_of::<T>());
+        if leave {
+            list.push(item);
+        }
+        leave
+    }
+
     /// A list of values as a value.
     pub(super) fn array(&self, values: BumpVec<'s, Value<'s>>) -> Value<'s> {
         Value::Array(values.into_bump_slice())
     }
 
-    /// Some texts one after the other.
-    pub(super) fn concat(&self, parts: &[&[u8]]) -> &'s [u8] {
-        let length = parts.iter().map(|part| part.len()).sum();
-        let mut all = BumpVec::with_capacity_in(length, self.bump);
+    /// Some texts one after the other; `None` where that would be too much work.
+    pub(super) fn concat(&self, parts: &[&[u8]]) -> Option<&'s [u8]> {
+        let mut all = self.buffer(parts.iter().map(|part| part.len()).sum())?;
         parts.iter().for_each(|part| all.extend_from_slice_copy(part));
-        all.into_bump_slice()
+        Some(all.into_bump_slice())
     }
 }

@@ -31,10 +31,7 @@ impl<'s> Context<'s> {
 
     /// The elements of an array; none of one that is missing.
     fn elements(&self, node: &'s Node) -> &'s [Value<'s>] {
-        match self.value(node) {
-            Value::Array(values) => values,
-            _ => &[],
-        }
+        self.value(node).elements().unwrap_or_default()
     }
 
     /// The value of any part of an expression.
@@ -87,11 +84,7 @@ impl<'s> Context<'s> {
     /// Something of each element; those of which there is nothing are left out.
     fn map(&self, array: Value<'s>, of: impl Fn(Value<'s>) -> Value<'s>) -> Value<'s> {
         let Value::Array(elements) = array else { return Value::Missing };
-        if !self.may_write(size_of_val(elements)) {
-            return Value::Missing;
-        }
-        let mut values = self.values();
-        values.reserve_exact(elements.len());
+        let Some(mut values) = self.list(elements.len()) else { return Value::Missing };
         values.extend(elements.iter().map(|element| of(*element)).filter(|value| *value != Value::Missing));
         self.array(values)
     }
@@ -100,17 +93,16 @@ impl<'s> Context<'s> {
     fn unpacked(&self, value: Value<'s>, flatten: bool) -> Value<'s> {
         match value {
             Value::Map(entries) => {
-                let mut values = self.values();
+                let Some(mut values) = self.list(entries.len()) else { return Value::Missing };
                 values.extend(entries.iter().map(|(_, value)| *value));
                 self.array(values)
             }
             Value::Array(elements) if flatten => {
-                let mut values = self.values();
-                for element in elements {
-                    if let Value::Array(inner) = element {
-                        values.extend_from_slice(inner);
-                    }
-                }
+                let inner = || elements.iter().filter_map(Value::elements);
+                let Some(mut values) = self.list(inner().map(<[_]>::len).sum()) else {
+                    return Value::Missing;
+                };
+                inner().for_each(|inner| values.extend_from_slice(inner));
                 self.array(values)
             }
             value => value,
@@ -121,7 +113,7 @@ impl<'s> Context<'s> {
     fn each_combined(&self, logic: Logic, all: &'s [Node]) -> Value<'s> {
         let Some((first, rest)) = all.split_first() else { return Value::Missing };
         let Value::Array(elements) = self.value(first) else { return Value::Missing };
-        let mut combined = self.values();
+        let Some(mut combined) = self.list(elements.len()) else { return Value::Missing };
         combined.extend_from_slice(elements);
         for node in rest {
             let Value::Array(elements) = self.value(node) else { return Value::Missing };
@@ -140,8 +132,5 @@ impl<'s> Context<'s> {
 }
 
 fn element(value: Value<'_>, at: usize) -> Value<'_> {
-    match value {
-        Value::Array(elements) => elements.get(at).copied().unwrap_or(Value::Missing),
-        _ => Value::Missing,
-    }
+    value.elements().and_then(|elements| elements.get(at).copied()).unwrap_or(Value::Missing)
 }

@@ -126,24 +126,24 @@ impl Field {
             Self::Map(map) => map.value(context),
             Self::Names(map) => map.entries(context, |name, _| Value::Bytes(name)),
             Self::Values(map) => map.entries(context, |_, value| Value::Bytes(value)),
-            Self::Languages => languages(context),
-            _ => Value::Bytes(self.text(context)),
+            Self::Languages => languages(context).unwrap_or(Value::Missing),
+            _ => self.text(context).map_or(Value::Missing, Value::Bytes),
         }
     }
 
-    /// The value of a field that is a String or Bytes; these are never missing, but may be empty.
-    fn text<'s>(self, context: &Context<'s>) -> &'s [u8] {
+    /// The value of a field that is a String or Bytes; it may be empty. `None` where it would be too much work.
+    fn text<'s>(self, context: &Context<'s>) -> Option<&'s [u8]> {
         let facts = context.facts;
-        match self {
-            Self::Cookie => joined(context, "cookie", b"; "),
+        Some(match self {
+            Self::Cookie => return joined(context, "cookie", b"; "),
             Self::Host => facts.authority.as_bytes(),
-            Self::Header(name) => joined(context, name, b", "),
-            Self::FullUri => full_uri(context),
+            Self::Header(name) => return joined(context, name, b", "),
+            Self::FullUri => return full_uri(context),
             Self::Method => facts.method.as_bytes(),
             Self::Version => version(facts.version),
-            Self::Uri => uri(context),
+            Self::Uri => return uri(context),
             Self::Path => facts.path.as_bytes(),
-            Self::Extension => extension(context),
+            Self::Extension => return extension(context),
             Self::Query => facts.query.unwrap_or_default().as_bytes(),
             Self::Seed => {
                 let [first, second] = facts.seed;
@@ -152,30 +152,33 @@ impl Field {
             }
             Self::Ray => bumpalo::format!(in context.bump, "{:016x}", facts.ray).into_bump_str().as_bytes(),
             _ => b"",
-        }
+        })
     }
 }
 
-/// The lines of a header, joined; empty where there is none.
-fn joined<'s>(context: &Context<'s>, name: &str, separator: &[u8]) -> &'s [u8] {
+/// The lines of a header, joined; empty where there is none. One line alone is borrowed.
+fn joined<'s>(context: &Context<'s>, name: &str, separator: &[u8]) -> Option<&'s [u8]> {
     let mut first: Option<&'s [u8]> = None;
     let mut several: Option<BumpVec<'s, u8>> = None;
+    let mut within = true;
     context.facts.lines.each_of(name, &mut |value| match (first, &mut several) {
         (None, _) => first = Some(value),
-        (Some(_), Some(all)) => {
-            all.extend_from_slice_copy(separator);
-            all.extend_from_slice_copy(value);
-        }
-        (Some(before), None) => {
-            let mut all =
-                BumpVec::with_capacity_in(before.len() + separator.len() + value.len(), context.bump);
-            all.extend_from_slice_copy(before);
-            all.extend_from_slice_copy(separator);
-            all.extend_from_slice_copy(value);
-            several = Some(all);
+        (Some(before), several) => {
+            let begun = if several.is_some() { 0 } else { before.len() };
+            within &= context.may_write(begun + separator.len() + value.len());
+            if within {
+                let all = several.get_or_insert_with(|| {
+                    let mut all =
+                        BumpVec::with_capacity_in(begun + separator.len() + value.len(), context.bump);
+                    all.extend_from_slice_copy(before);
+                    all
+                });
+                all.extend_from_slice_copy(separator);
+                all.extend_from_slice_copy(value);
+            }
         }
     });
-    several.map_or_else(|| first.unwrap_or_default(), |all| all.into_bump_slice())
+    within.then(|| several.map_or_else(|| first.unwrap_or_default(), |all| all.into_bump_slice()))
 }
 
 fn version(version: http::Version) -> &'static [u8] {
@@ -189,16 +192,16 @@ fn version(version: http::Version) -> &'static [u8] {
 }
 
 /// The target's path and query. The path alone is borrowed.
-fn uri<'s>(context: &Context<'s>) -> &'s [u8] {
+fn uri<'s>(context: &Context<'s>) -> Option<&'s [u8]> {
     let facts = context.facts;
     match facts.query {
-        None => facts.path.as_bytes(),
+        None => Some(facts.path.as_bytes()),
         Some(query) => context.concat(&[facts.path.as_bytes(), b"?", query.as_bytes()]),
     }
 }
 
 /// RFC 9110 section 7.1: the target `*` has no path.
-fn full_uri<'s>(context: &Context<'s>) -> &'s [u8] {
+fn full_uri<'s>(context: &Context<'s>) -> Option<&'s [u8]> {
     let facts = context.facts;
     let scheme: &[u8] = if facts.https { b"https://" } else { b"http://" };
     let path = if facts.path == "*" { "" } else { facts.path };
@@ -243,9 +246,11 @@ impl MapField {
     /// One value of a key, or all of them.
     pub(super) fn lookup<'s>(self, context: &Context<'s>, key: &[u8], at: Option<usize>) -> Value<'s> {
         let Some(at) = at else {
-            let mut values = context.values();
-            self.each_of(context, key, &mut |value| values.push(Value::Bytes(value)));
-            return if values.is_empty() { Value::Missing } else { context.array(values) };
+            let (mut values, mut within) = (context.values(), true);
+            self.each_of(context, key, &mut |value| {
+                within = within && context.push(&mut values, Value::Bytes(value));
+            });
+            return if within && !values.is_empty() { context.array(values) } else { Value::Missing };
         };
         let (mut found, mut passed) = (Value::Missing, 0);
         self.each_of(context, key, &mut |value| {
@@ -259,27 +264,44 @@ impl MapField {
 
     /// An array of something of each entry.
     fn entries<'s>(self, context: &Context<'s>, of: impl Fn(&'s [u8], &'s [u8]) -> Value<'s>) -> Value<'s> {
-        let mut values = context.values();
-        self.each(context, &mut |name, value| values.push(of(name, value)));
-        context.array(values)
+        let (mut values, mut within) = (context.values(), true);
+        self.each(context, &mut |name, value| {
+            within = within && context.push(&mut values, of(name, value));
+        });
+        if within { context.array(values) } else { Value::Missing }
     }
 
     /// The whole map: the entries of one name merged, names in the order of their bytes.
     fn value<'s>(self, context: &Context<'s>) -> Value<'s> {
-        let mut entries = BumpVec::new_in(context.bump);
+        self.merged(context).map_or(Value::Missing, Value::Map)
+    }
+
+    /// As [`value`](Self::value); `None` where that would be too much work.
+    fn merged<'s>(self, context: &Context<'s>) -> Option<&'s [(&'s [u8], Value<'s>)]> {
+        let (mut entries, mut within) = (BumpVec::new_in(context.bump), true);
         self.each(context, &mut |name, value| {
-            let name = if self == Self::Cookies { super::url::decoded_name(context, name) } else { name };
-            entries.push((name, entries.len(), value));
+            if !within {
+                return;
+            }
+            let decodes = self == Self::Cookies;
+            let name = if decodes { super::url::decoded_name(context, name) } else { Some(name) };
+            let entry = name.map(|name| (name, entries.len(), value));
+            within = entry.is_some_and(|entry| context.push(&mut entries, entry));
         });
+        if !within {
+            return None;
+        }
         // With the number the order is total, so that a sort without memory of its own keeps that of the request.
         entries.sort_unstable_by_key(|&(name, number, _)| (name, number));
         let mut map = BumpVec::new_in(context.bump);
         for same in entries.chunk_by(|one, next| one.0 == next.0) {
             let Some(&(name, ..)) = same.first() else { continue };
-            let mut values = context.values();
+            let mut values = context.list(same.len())?;
             values.extend(same.iter().map(|&(_, _, value)| Value::Bytes(value)));
-            map.push((name, context.array(values)));
+            if !context.push(&mut map, (name, context.array(values))) {
+                return None;
+            }
         }
-        Value::Map(map.into_bump_slice())
+        Some(map.into_bump_slice())
     }
 }

@@ -1,9 +1,7 @@
 //! The functions of the language: what they take and give.
 
-use regex::bytes::Regex;
-
 use super::mistake::Mistake;
-use super::patterns::{self, Template};
+use super::patterns::{Pattern, Template};
 use super::scan::Text;
 use super::tree::{Call, Node};
 use super::types::{Scalar, Type};
@@ -21,7 +19,7 @@ pub(super) enum Function {
     Concat,
     ConcatArrays,
     Substring,
-    Replace { pattern: Regex, with: Template },
+    Replace { pattern: Pattern, with: Template },
     UrlDecode(Decoding),
     RemoveQueryArgs(Box<[Box<[u8]>]>),
     Split { separator: Box<memchr::memmem::Finder<'static>>, limit: usize },
@@ -106,8 +104,8 @@ static FUNCTIONS: [Signature; 23] = [
     }),
     of("regex_replace", (3, 3), "regex_replace(text, pattern, replacement)", |a| {
         a.first_or_literal(TEXT)?;
-        let pattern = patterns::regex(a.literal(1)?)?;
-        let with = Template::new(a.literal(2)?, pattern.captures_len().saturating_sub(1))?;
+        let pattern = Pattern::regex(a.literal(1)?)?;
+        let with = Template::new(a.literal(2)?, pattern.groups())?;
         Ok((Function::Replace { pattern, with }, Type::STRING))
     }),
     of("remove_bytes", (2, 2), "remove_bytes(text, bytes)", |a| {
@@ -165,8 +163,8 @@ static FUNCTIONS: [Signature; 23] = [
     of("wildcard_replace", (3, 4), "wildcard_replace(text, pattern, replacement, \"s\")", |a| {
         a.first(TEXT)?;
         let [strict] = a.flags(3, ['s'])?;
-        let pattern = patterns::wildcard(a.literal(1)?, strict)?;
-        let with = Template::new(a.literal(2)?, pattern.captures_len().saturating_sub(1))?;
+        let pattern = Pattern::wildcard(a.literal(1)?, strict)?;
+        let with = Template::new(a.literal(2)?, pattern.groups())?;
         Ok((Function::Replace { pattern, with }, Type::STRING))
     }),
 ];

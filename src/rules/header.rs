@@ -57,9 +57,8 @@ fn forbidden(name: &str, removes: bool) -> Option<&'static str> {
         _ if name.starts_with("sec-websocket-") => Some("it belongs to the WebSocket's handshake"),
         _ if removes => None,
         "cookie" => Some("a request's cookies are its client's"),
-        "forwarded" | "x-real-ip" | "true-client-ip" => {
-            Some("gradual says itself where a request comes from")
-        }
+        "true-client-ip" => Some("applications trust it to say where a request comes from"),
+        "forwarded" | "x-real-ip" => Some("gradual says itself where a request comes from"),
         _ if name.starts_with("x-forwarded-") => Some("gradual says itself where a request comes from"),
         _ if of_browsers(name) => Some("only the client can know it"),
         _ => None,

@@ -225,6 +225,13 @@ pub(super) fn compared_collection(left: &Operand) -> Mistake {
     mistake.help("write `[0]` behind it for its first element, or `any(…[*] == …)`")
 }
 
+/// A comparison of what is a condition already.
+pub(super) fn compared_condition(operator: Span) -> Mistake {
+    Mistake::new("a condition cannot be compared", operator)
+        .label("what stands before this is true or false already")
+        .help("leave the comparison out, or write `not (…)` around the condition if it must be false")
+}
+
 /// No string where one must be.
 pub(super) fn no_string(scan: &Scanner<'_>) -> Mistake {
     let mistake = right_side(scan);

@@ -1,5 +1,6 @@
 //! The grammar: logic over comparisons over values. Types are checked on the way, so that what is left cannot fail.
 
+use super::compare;
 use super::fields::{self, Field, MapField};
 use super::functions;
 use super::hints;
@@ -102,6 +103,10 @@ impl Parser<'_> {
         let mut rest = Vec::new();
         while let Some(logic) = self.logic() {
             rest.push((logic, self.unary()?));
+        }
+        // A value would have taken the operator that follows.
+        if let Some(operator) = compare::next_operator(&self.scan) {
+            return Err(hints::compared_condition(operator));
         }
         if rest.is_empty() { Ok(first) } else { combined(first, rest) }
     }

@@ -1,9 +1,13 @@
 //! Regular expressions, wildcards, and what is put in their place.
 
 use bumpalo::collections::Vec as BumpVec;
-use regex::bytes::{Captures, Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
+use regex_automata::util::primitives::NonMaxUsize;
+use regex_automata::util::syntax;
+use regex_automata::{Input, meta};
 use regex_syntax::ParserBuilder;
 
+use super::context::Context;
 use super::mistake::Mistake;
 use super::scan::Text;
 use crate::diag::Span;
@@ -17,6 +21,11 @@ const MOST_REFERENCES: usize = 8;
 
 /// A regular expression in Rust's syntax, over bytes: without `(?u)`, a class such as `\w` means ASCII.
 pub(super) fn regex(text: &Text) -> Result<Regex, Mistake> {
+    compile(valid(text)?, text)
+}
+
+/// A regular expression as text, if it is valid.
+fn valid(text: &Text) -> Result<&str, Mistake> {
     let pattern = text.as_str()?;
     // The other parser says the same, but only this one where.
     let mut parser = ParserBuilder::new().utf8(false).unicode(false).nest_limit(MOST_REGEX_NESTING).build();
@@ -32,7 +41,7 @@ pub(super) fn regex(text: &Text) -> Result<Regex, Mistake> {
         let place = text.place(&(span.start.offset..span.end.offset));
         return Err(Mistake::new("the regular expression is not valid", place).label(what));
     }
-    compile(pattern, text)
+    Ok(pattern)
 }
 
 fn compile(pattern: &str, text: &Text) -> Result<Regex, Mistake> {
@@ -53,34 +62,117 @@ fn compile(pattern: &str, text: &Text) -> Result<Regex, Mistake> {
     })
 }
 
+/// A regular expression that says where its groups have matched. It is the same engine as [`Regex`], which would ask the heap
+/// for memory for each search.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern(meta::Regex);
+
+impl Pattern {
+    /// A regular expression.
+    pub(super) fn regex(text: &Text) -> Result<Self, Mistake> {
+        Self::compile(valid(text)?, text)
+    }
+
+    /// A wildcard; its stars are the groups.
+    pub(super) fn wildcard(text: &Text, strict: bool) -> Result<Self, Mistake> {
+        Self::compile(&regex_of(text, strict)?, text).map_err(|_| too_big(text))
+    }
+
+    /// After the checks of [`compile`], and with its limits.
+    fn compile(pattern: &str, text: &Text) -> Result<Self, Mistake> {
+        compile(pattern, text)?;
+        let limits = meta::Config::new()
+            .utf8_empty(false)
+            .nfa_size_limit(Some(MOST_REGEX_BYTES))
+            .hybrid_cache_capacity(MOST_REGEX_BYTES);
+        let bytes = syntax::Config::new().utf8(false).unicode(false).nest_limit(MOST_REGEX_NESTING);
+        let built = meta::Builder::new().configure(limits).syntax(bytes).build(pattern);
+        built.map(Self).map_err(|error| {
+            Mistake::new("the regular expression is not valid", text.span.clone()).label(error.to_string())
+        })
+    }
+
+    /// How many groups it has, without the whole match.
+    pub(super) fn groups(&self) -> usize {
+        self.0.captures_len().saturating_sub(1)
+    }
+
+    /// The first match; `None` where there is none, or where it would be too much work.
+    pub(super) fn captures<'s>(&self, context: &Context<'s>, text: &'s [u8]) -> Option<Captures<'s>> {
+        let mut places: BumpVec<'s, Place> = BumpVec::new_in(context.bump);
+        places.resize(self.0.captures_len().saturating_mul(2), None);
+        self.0.search_slots(&Input::new(text), &mut places)?;
+        Some(Captures { text, places: places.into_bump_slice() })
+    }
+}
+
+/// Where a group begins or ends.
+type Place = Option<NonMaxUsize>;
+
+/// A match: where each group begins and ends.
+pub(super) struct Captures<'s> {
+    text: &'s [u8],
+    places: &'s [Place],
+}
+
+impl Captures<'_> {
+    /// Where a group has matched, or the whole pattern (group 0); `None` of a group that has no part in the match.
+    pub(super) fn span(&self, group: usize) -> Option<Span> {
+        let place = |at: usize| Some((*self.places.get(at)?)?.get());
+        Some(place(group * 2)?..place(group * 2 + 1)?)
+    }
+
+    /// What a group has matched; empty of one that has no part in the match.
+    fn group(&self, group: usize) -> &[u8] {
+        self.span(group).and_then(|span| self.text.get(span)).unwrap_or_default()
+    }
+}
+
 /// A wildcard: `*` stands for any bytes, as few as possible, `\*` and `\\` for themselves; it matches whole values.
 pub(super) fn wildcard(text: &Text, strict: bool) -> Result<Regex, Mistake> {
-    let pattern = text.as_str()?;
+    compile(&regex_of(text, strict)?, text).map_err(|_| too_big(text))
+}
+
+fn too_big(wildcard: &Text) -> Mistake {
+    Mistake::new("the wildcard is too big", wildcard.span.clone())
+}
+
+/// The regular expression that does what a wildcard says.
+fn regex_of(text: &Text, strict: bool) -> Result<String, Mistake> {
     let mut regex = String::from(if strict { r"\A(?s-u:" } else { r"\A(?is-u:" });
-    let mut characters = pattern.char_indices().peekable();
-    while let Some((at, c)) = characters.next() {
-        match (c, characters.peek()) {
-            ('*', Some((_, '*'))) => {
+    let mut bytes = text.bytes.iter().enumerate().peekable();
+    while let Some((at, byte)) = bytes.next() {
+        match (byte, bytes.peek()) {
+            (b'*', Some((_, b'*'))) => {
                 return Err(Mistake::new("`**` is no wildcard", text.place(&(at..at + 2)))
                     .label("one `*` stands for any number of characters")
                     .help("write `*`, or `\\*` for a star itself"));
             }
-            ('*', _) => regex.push_str("(.*?)"),
-            ('\\', Some(&(_, escaped @ ('*' | '\\')))) => {
-                regex.push_str(&regex::escape(escaped.encode_utf8(&mut [0; 4])));
-                characters.next();
+            (b'*', _) => regex.push_str("(.*?)"),
+            (b'\\', Some(&(_, escaped @ (b'*' | b'\\')))) => {
+                push_literal(&mut regex, *escaped);
+                bytes.next();
             }
-            ('\\', _) => {
+            (b'\\', _) => {
                 return Err(Mistake::new("a lone backslash in a wildcard", text.place(&(at..at + 1)))
                     .expected("`\\*` for a star or `\\\\` for a backslash")
                     .help("a raw string such as r\"a\\*b\" needs no further escapes"));
             }
-            (c, _) => regex.push_str(&regex::escape(c.encode_utf8(&mut [0; 4]))),
+            (byte, _) => push_literal(&mut regex, *byte),
         }
     }
     regex.push_str(r")\z");
-    let span = text.span.clone();
-    compile(&regex, text).map_err(|_| Mistake::new("the wildcard is too big", span))
+    Ok(regex)
+}
+
+/// Appends what matches one byte to a regular expression; of a letter, whether case matters is said elsewhere.
+fn push_literal(regex: &mut String, byte: u8) {
+    if byte.is_ascii() {
+        regex.push_str(&regex::escape(char::from(byte).encode_utf8(&mut [0; 4])));
+    } else {
+        // Strings are bytes, and need be no text.
+        regex.push_str(&format!("\\x{byte:02x}"));
+    }
 }
 
 /// What is put in the place of a match.
@@ -143,8 +235,7 @@ impl Part {
     fn bytes<'a>(&'a self, captures: &'a Captures<'_>) -> &'a [u8] {
         match self {
             Self::Bytes(bytes) => bytes,
-            // A group that has no part in the match is empty.
-            Self::Group(group) => captures.get(*group).map_or(b"", |found| found.as_bytes()),
+            Self::Group(group) => captures.group(*group),
         }
     }
 }

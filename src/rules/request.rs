@@ -41,42 +41,48 @@ pub(super) fn parts(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What follows the last dot of the path's last segment, in lower case; empty where that dot begins the segment.
-pub(super) fn extension<'s>(context: &Context<'s>) -> &'s [u8] {
+pub(super) fn extension<'s>(context: &Context<'s>) -> Option<&'s [u8]> {
     let path = context.facts.path;
     let segment = path.rsplit('/').next().unwrap_or_default();
     match segment.rsplit_once('.') {
         Some((before, extension)) if !before.is_empty() => lower_case(context, extension.as_bytes()),
-        _ => b"",
+        _ => Some(b""),
     }
 }
 
-fn lower_case<'s>(context: &Context<'s>, text: &'s [u8]) -> &'s [u8] {
-    if text.iter().any(u8::is_ascii_uppercase) {
-        let lower = context.bump.alloc_slice_copy(text);
-        lower.make_ascii_lowercase();
-        return lower;
+fn lower_case<'s>(context: &Context<'s>, text: &'s [u8]) -> Option<&'s [u8]> {
+    if !text.iter().any(u8::is_ascii_uppercase) {
+        return Some(text);
     }
-    text
+    let mut lower = context.buffer(text.len())?;
+    lower.extend_from_slice_copy(text);
+    lower.make_ascii_lowercase();
+    Some(lower.into_bump_slice())
 }
 
 /// The language tags of `Accept-Language`, those of most weight first. Neither `*` nor a tag of weight 0 is among them.
-pub(super) fn languages<'s>(context: &Context<'s>) -> Value<'s> {
-    let mut tags = BumpVec::new_in(context.bump);
+/// `None` where that would be too much work.
+pub(super) fn languages<'s>(context: &Context<'s>) -> Option<Value<'s>> {
+    let (mut tags, mut within) = (BumpVec::new_in(context.bump), true);
     context.facts.lines.each_of("accept-language", &mut |line| {
         for item in parts(line, b',') {
             let mut parameters = parts(item, b';');
             let tag = trim_ows(parameters.next().unwrap_or_default());
             let weight = parameters.find_map(weight).unwrap_or(1000);
             if !tag.is_empty() && tag != b"*" && weight > 0 {
-                tags.push((u16::MAX - weight, tags.len(), tag));
+                let tag = (u16::MAX - weight, tags.len(), tag);
+                within = within && context.push(&mut tags, tag);
             }
         }
     });
+    if !within {
+        return None;
+    }
     // With the number the order is total, so that a sort without memory of its own keeps that of the request.
     tags.sort_unstable();
-    let mut values = context.values();
+    let mut values = context.list(tags.len())?;
     values.extend(tags.iter().map(|&(_, _, tag)| Value::Bytes(tag)));
-    context.array(values)
+    Some(context.array(values))
 }
 
 /// The weight that a parameter says, in thousandths; `None` for other parameters. One that is no weight (RFC 9110 section

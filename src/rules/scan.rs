@@ -295,9 +295,9 @@ impl<'t> Scanner<'t> {
     }
 }
 
-/// An address from its text.
+/// An address from its text. One of IPv4 in IPv6 form becomes IPv4, as the clients' own do.
 pub(super) fn address(text: &str, span: Span) -> Result<IpAddr, Mistake> {
-    text.parse().map_err(|_| {
+    text.parse().map(|ip: IpAddr| ip.to_canonical()).map_err(|_| {
         let title = match text {
             "" => "an IP address is missing".to_owned(),
             _ => format!("{} is not an IP address", quoted(text)),

@@ -114,6 +114,16 @@ pub enum Value<'a> {
     Map(&'a [(&'a [u8], Self)]),
 }
 
+impl<'a> Value<'a> {
+    /// What an array holds; `None` for anything else.
+    pub(super) fn elements(&self) -> Option<&'a [Self]> {
+        match self {
+            Self::Array(elements) => Some(elements),
+            _ => None,
+        }
+    }
+}
+
 impl Display for Value<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {

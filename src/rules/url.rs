@@ -1,6 +1,6 @@
 //! Percent-encoding.
 
-use bumpalo::collections::Vec as BumpVec;
+use memchr::memchr2;
 
 use super::context::Context;
 
@@ -13,7 +13,7 @@ pub(super) struct Decoding {
     pub(super) unicode: bool,
 }
 
-/// How often a recursive decoding decodes: each round is as long as the text.
+/// How often a recursive decoding decodes: each round reads all of the text, in the same memory.
 const MOST_ROUNDS: usize = 16;
 
 /// A byte that is encoded at the beginning of a text.
@@ -39,56 +39,64 @@ pub(super) fn decodes_to(mut text: &[u8], key: &[u8]) -> bool {
     text.is_empty()
 }
 
-/// The name of a cookie, decoded.
-pub(super) fn decoded_name<'s>(context: &Context<'s>, name: &'s [u8]) -> &'s [u8] {
+/// The name of a cookie, decoded. `None` where that would be too much work.
+pub(super) fn decoded_name<'s>(context: &Context<'s>, name: &'s [u8]) -> Option<&'s [u8]> {
     if !name.contains(&b'%') {
-        return name;
+        return Some(name);
     }
-    let mut decoded = BumpVec::with_capacity_in(name.len(), context.bump);
+    let mut decoded = context.buffer(name.len())?;
     let mut rest = name;
     while let Some(&first) = rest.first() {
         let byte = encoded(rest);
         decoded.push(byte.unwrap_or(first));
         rest = rest.get(if byte.is_some() { 3 } else { 1 }..).unwrap_or_default();
     }
-    decoded.into_bump_slice()
+    Some(decoded.into_bump_slice())
 }
 
 /// A text decoded as forms are: `+` is a space, too. What is no encoding stands for itself. `None` where that would be too
 /// much work.
 pub(super) fn decode<'s>(context: &Context<'s>, text: &'s [u8], decoding: Decoding) -> Option<&'s [u8]> {
-    let mut text = text;
-    for _ in 0..if decoding.recursive { MOST_ROUNDS } else { 1 } {
-        if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
-            break;
-        }
-        let mut decoded = context.buffer(text.len())?;
-        decode_once(text, decoding.unicode, &mut decoded);
-        if decoded[..] == *text {
-            break;
-        }
-        text = decoded.into_bump_slice();
+    if memchr2(b'%', b'+', text).is_none() {
+        return Some(text);
     }
-    Some(text)
+    let mut decoded = context.buffer(text.len())?;
+    decoded.extend_from_slice_copy(text);
+    for _ in 0..if decoding.recursive { MOST_ROUNDS } else { 1 } {
+        let Some(length) = decode_once(&mut decoded, decoding.unicode) else { break };
+        decoded.truncate(length);
+    }
+    Some(decoded.into_bump_slice())
 }
 
-fn decode_once(mut rest: &[u8], unicode: bool, decoded: &mut BumpVec<'_, u8>) {
-    while let Some(&first) = rest.first() {
-        let length = if first == b'+' {
-            decoded.push(b' ');
-            1
-        } else if let Some(byte) = encoded(rest) {
-            decoded.push(byte);
-            3
-        } else if let Some((c, length)) = unicode.then(|| character(rest)).flatten() {
-            decoded.extend_from_slice_copy(c.encode_utf8(&mut [0; 4]).as_bytes());
-            length
-        } else {
-            decoded.push(first);
-            1
+/// Decodes a text where it stands: what an encoding stands for is never longer than the encoding. Gives the new length;
+/// `None` where nothing is encoded, and nothing has changed.
+fn decode_once(text: &mut [u8], unicode: bool) -> Option<usize> {
+    // How far it has been read, and written.
+    let (mut from, mut to, mut any) = (0, 0, false);
+    while from < text.len() {
+        let rest = text.get(from..)?;
+        let run = memchr2(b'%', b'+', rest).unwrap_or(rest.len());
+        let code = rest.get(run..)?;
+        let mut buffer = [0; 4];
+        let (plain, length) = match code.first() {
+            None => (&b""[..], 0),
+            Some(b'+') => (&b" "[..], 1),
+            Some(_) => match (encoded(code), unicode.then(|| character(code)).flatten()) {
+                (Some(byte), _) => {
+                    buffer = [byte, 0, 0, 0];
+                    (&buffer[..1], 3)
+                }
+                (None, Some((c, length))) => (c.encode_utf8(&mut buffer).as_bytes(), length),
+                (None, None) => (&b"%"[..], 1),
+            },
         };
-        rest = rest.get(length..).unwrap_or_default();
+        any |= length > 1 || plain == b" ";
+        text.copy_within(from..from + run, to);
+        text.get_mut(to + run..to + run + plain.len())?.copy_from_slice(plain);
+        (from, to) = (from + run + length, to + run + plain.len());
     }
+    any.then_some(to)
 }
 
 /// The character that `%uXXXX` stands for at the beginning of a text, of two such where they are surrogates; and how long

@@ -213,3 +213,92 @@ fn results_and_work_are_bounded() {
     let slow = format!("%{}", "25".repeat(30_000));
     assert!(get("/").with("x", slow).matches(&format!(r#"len(url_decode({X}, "r")) > 30000"#)));
 }
+
+/// So many conditions joined with `and`.
+fn times(condition: &str, count: usize) -> String {
+    vec![condition; count].join(" and ")
+}
+
+#[test]
+fn arrays_of_the_request_are_work_too() {
+    // 32 Ki entries of 24 bytes each: a few such arrays are more than 4 MiB.
+    let many = get(&format!("/?{}", "a&".repeat(32 * 1024)))
+        .with("cookie", "a=;".repeat(20 * 1024))
+        .with("accept-language", "de,".repeat(20 * 1024));
+    let lines = (0..2000).fold(get("/"), |request, _| {
+        request.with("cookie", "a=b").with("x-forwarded-for", "y".repeat(30)).with("referer", "z".repeat(30))
+    });
+    for (request, present) in [
+        (&many, "any(http.request.cookies[*][*] == \"\")"),
+        (&many, "len(http.request.cookies[\"a\"]) > 0"),
+        (&many, "any(http.request.uri.args[*][*] == \"\")"),
+        (&many, "len(http.request.uri.args.names) > 0"),
+        (&many, "len(http.request.uri.args.values) > 0"),
+        (&many, "len(http.request.accepted_languages) > 0"),
+        (&many, "all(http.request.uri.args.names[*] == \"a\" or http.request.uri.args.names[*] == \"b\")"),
+        (&many, "len(http.request.full_uri) > 0"),
+        (&many, "len(http.request.uri) > 0"),
+        (&lines, "len(http.x_forwarded_for) > 0"),
+        (&lines, "len(http.referer) > 0"),
+        (&lines, "len(http.request.headers.names) > 0"),
+    ] {
+        assert!(request.matches(present), "{present}");
+        let more = (4096 / (present.len() + 5)).min(100);
+        let exhausted = times(present, more);
+        let all = present.starts_with("all");
+        // Of a missing array `all` is true, and the work is done all the same: the next is missing.
+        let exhausted = if all { format!("{exhausted} and len(http.request.uri) > 0") } else { exhausted };
+        assert!(!request.matches(&exhausted), "{present}");
+    }
+    // What needs no array is no such work.
+    for free in [
+        "http.request.cookies[\"a\"][0] == \"\"",
+        "http.request.uri.args[\"a\"][9] == \"\"",
+        "http.cookie contains \"a\"",
+    ] {
+        assert!(many.matches(&times(free, 70)), "{free}");
+    }
+}
+
+#[test]
+fn a_recursive_decoding_costs_its_length_once() {
+    let slow = get("/").with("x", format!("%{}", "25".repeat(30_000)));
+    assert!(slow.matches(&times(&format!(r#"len(url_decode({X}, "r")) > 30000"#), 50)));
+}
+
+#[test]
+fn decoding_in_place_gives_what_is_documented() {
+    for (x, flags, result) in [
+        ("%25252541", "", "\"%252541\""),
+        ("%25252541", "r", "\"A\""),
+        ("a%2", "r", "\"a%2\""),
+        ("%", "r", "\"%\""),
+        ("%%3431", "", "\"%431\""),
+        ("%%3431", "r", "\"C1\""),
+        ("a+b%2B+", "", "\"a b+ \""),
+        ("a+b%2B+", "r", "\"a b  \""),
+        ("%u00e9%uD83D%uDE00%ud83dx", "u", "\"\\xc3\\xa9\\xf0\\x9f\\x98\\x80%ud83dx\""),
+        ("%25u0041%u0042", "ru", "\"AB\""),
+        ("%u0041", "", "\"%u0041\""),
+        ("", "r", "\"\""),
+    ] {
+        assert_eq!(of(x, &format!("url_decode(X, \"{flags}\")")), result, "{x} {flags}");
+    }
+}
+
+#[test]
+fn no_result_is_longer_than_64_kib_unless_it_is_no_longer_than_what_it_was_made_of() {
+    let long = get("/").with("x", "y".repeat(50_000));
+    assert_eq!(long.value(&format!("encode_base64({X})")), None);
+    assert_eq!(
+        get("/").with("x", "y".repeat(48 * 1024)).value(&format!("encode_base64({X})")).unwrap().len(),
+        65_536
+    );
+    let many = (0..2000).fold(get("/"), |request, _| request.with("many", "x"));
+    let names = "http.request.headers.names";
+    assert_eq!(many.shows(&format!("len({names})")), "2000");
+    assert_eq!(many.shows(&format!("len(concat({names}, {names}))")), "missing");
+    let more = (0..2000).fold(many, |request, _| request.with("many", "x"));
+    let nothing = "http.request.headers[\"no\"]";
+    assert_eq!(more.shows(&format!("len(concat({names}, {nothing}))")), "4000");
+}

@@ -184,3 +184,48 @@ fn elements_are_asked_one_by_one() {
         assert_eq!(request.shows(expression), result, "{expression}");
     }
 }
+
+#[test]
+fn a_wildcard_is_of_any_bytes() {
+    let request = get("/").with("x", b"\xff\xC3\xA9A*b");
+    for (operator, pattern, matches) in [
+        ("wildcard", r"\xff*", true),
+        ("wildcard", r"\xfe*", false),
+        ("wildcard", r"\xffé*", true),
+        ("wildcard", r"*é\x61\\*B", true),
+        ("wildcard", r"\xff\xe9*", false),
+        ("strict wildcard", r"*éA\\*b", true),
+        ("strict wildcard", r"*éa\\*b", false),
+    ] {
+        let filter = format!(r#"http.request.headers["x"][0] {operator} "{pattern}""#);
+        assert_eq!(request.matches(&filter), matches, "{filter}");
+    }
+    let value = r#"wildcard_replace(http.request.headers["x"][0], "\xffé*\\*b", "${1}\xfe")"#;
+    assert_eq!(request.value(value).unwrap(), b"A\xfe");
+}
+
+#[test]
+fn addresses_of_ipv4_in_ipv6_form_are_of_ipv4() {
+    let request = get("/");
+    for (filter, matches) in [
+        ("ip.src == ::ffff:203.0.113.7", true),
+        ("ip.src == ::ffff:cb00:7107", true),
+        ("ip.src != ::ffff:203.0.113.7", false),
+        ("ip.src in {::ffff:0:0/96}", true),
+        ("ip.src in {::ffff:203.0.113.0/120}", true),
+        ("ip.src in {::ffff:203.0.114.0/120}", false),
+        ("ip.src in {::ffff:203.0.113.1..203.0.113.9}", true),
+        ("ip.src in {::1 ::ffff:203.0.113.8}", false),
+    ] {
+        assert_eq!(request.matches(filter), matches, "{filter}");
+    }
+}
+
+#[test]
+fn nothing_is_in_an_empty_list() {
+    let request = get("/");
+    for value in ["http.host", "ip.src", "http.request.timestamp.msec", "http.request.headers[\"no\"][0]"] {
+        assert!(!request.matches(&format!("{value} in {{}}")), "{value}");
+        assert!(request.matches(&format!("not {value} in {{ }}")), "{value}");
+    }
+}
