@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -34,6 +34,7 @@ use super::upload::RequestBody;
 use super::upstream::Lease;
 use crate::config;
 use crate::metrics::AssetRequest;
+use crate::model::affinity;
 use crate::model::decision::Reason;
 use crate::model::ring::Member;
 
