@@ -468,16 +468,16 @@ mod tests {
     async fn a_start_without_an_answer_to_its_claim_fails() {
         let new = process("v2").await;
         for (answer, expected) in [
-            ("", "unexpected end of file"),
-            ("nonsense\n", "expected ident"),
-            ("{\"Refused\":\"so\"}\n", ": so"),
+            ("", "it does not answer: "),
+            ("nonsense\n", "it does not answer: "),
+            ("{\"Refused\":\"so it is\"}\n", ": so it is"),
         ] {
             let (stream, mut theirs) = UnixStream::pair().unwrap();
             let mut elder = Elder::at(stream, 7, true);
             theirs.write_all(answer.as_bytes()).unwrap();
             theirs.shutdown(std::net::Shutdown::Write).unwrap();
             let error = elder.claim(vec![claim("v2", ALL)], &new.arrivals()).await.unwrap_err();
-            assert!(error.to_string().ends_with(expected) || error.to_string().contains(expected), "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 }
