@@ -312,7 +312,7 @@ impl Departure {
         if let Err(error) = self.converse(&mut stream).await {
             tracing::debug!(%error, "the new process is told no more of objects");
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Reads while it writes: the other one does so, too, and neither waits for the other to read first.

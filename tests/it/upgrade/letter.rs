@@ -125,10 +125,11 @@ fn the_files_of_sockets_are_the_new_processs_when_the_old_one_has_acknowledged_i
     assert_eq!(files_after_the_end(program), [false, false]);
 }
 
-/// The letter of a process that understands claims, which then answers each word so; what the words were, and its end.
-fn answering(
-    answers: &'static [&'static str],
-) -> (JoinHandle<(Vec<String>, UnixStream)>, impl FnOnce(&mut Command) + use<>) {
+/// Ends with the words that were said, and the stream.
+type Answering = JoinHandle<(Vec<String>, UnixStream)>;
+
+/// The letter of a process that understands claims, which then answers each word so.
+fn answering(answers: &'static [&'static str]) -> (Answering, impl FnOnce(&mut Command) + use<>) {
     let mut content = nothing(&Value::Null);
     content["acknowledges"] = json!(true);
     content["objects"] = json!(true);
