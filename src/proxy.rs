@@ -80,7 +80,7 @@ pub use self::health::{
     EndpointHealth, HealthMeter, News, Place, PlaceId, Places, UpstreamHealth, User, VersionHealth,
 };
 pub use self::load::{Load, LoadMeter};
-pub use self::objects::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
+pub use self::objects::{Arrivals, Claim, Elsewhere, Fence, InvalidClaim, Leaving, LiveObject};
 pub use self::probe::ProbeError;
 pub use self::record::is_asset;
 pub use self::standing::LastCheck;

@@ -182,7 +182,9 @@ impl Reloader {
         }
         let report = report.with(without_address(&config, &shards));
         let generation = self.status.generation() + 1;
-        self.elder.claim(shards.claims(), &self.shards.arrivals()).await;
+        if let Err(error) = self.elder.claim(shards.claims(), &self.shards.arrivals()).await {
+            return Err(Report::without_source(report.file, error.to_string(), Some(error.help())));
+        }
         self.shards.commit(shards).await;
         self.admin.commit(admin);
         self.serve(generation, config);

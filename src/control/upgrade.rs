@@ -63,6 +63,8 @@ pub enum Refusal {
     Embedded,
     /// Another upgrade is under way; the new process's id.
     UnderWay(u32),
+    /// The process that this one replaced goes on, and may have objects of which a third would not know; its id.
+    Draining(u32),
 }
 
 /// Why a new process did not become ready.
@@ -103,6 +105,10 @@ impl fmt::Display for Refusal {
                 "this proxy runs within another program: only what `gradual run` started can be upgraded",
             ),
             Self::UnderWay(pid) => write!(f, "an upgrade is under way already: process {pid} is starting"),
+            Self::Draining(pid) => write!(
+                f,
+                "process {pid}, which this one replaced, has not ended yet, and may still have live objects: upgrade again when it has ended, or end it now by sending it SIGTERM twice"
+            ),
         }
     }
 }
@@ -162,7 +168,9 @@ impl Requests {
         program: Option<&Program>,
         reloader: &mut Reloader,
     ) -> Option<Heir> {
-        let outcome = match (program, refusal(std::process::id())) {
+        let refusal =
+            refusal(std::process::id()).or_else(|| reloader.elder.lives_on().map(Refusal::Draining));
+        let outcome = match (program, refusal) {
             (_, Some(refusal)) => Err(UpgradeError::Refused(refusal)),
             (None, None) => Err(UpgradeError::Refused(Refusal::Embedded)),
             (Some(program), None) => self.upgrade(request.why, program, reloader).await,
@@ -238,6 +246,7 @@ fn refusal(pid: u32) -> Option<Refusal> {
 
 /// Starts the new process, with everything that it needs waiting for it.
 fn begin(program: &Program, reloader: &Reloader) -> Result<Starting, Failure> {
+    let fence = reloader.shards.fence();
     let inheritance = || {
         Ok(Inheritance {
             from: std::process::id(),
@@ -245,10 +254,11 @@ fn begin(program: &Program, reloader: &Reloader) -> Result<Starting, Failure> {
             admin: reloader.admin.hand_over()?,
             listeners: reloader.shards.hand_over()?,
             names: reloader.shards.known_names(),
+            has_objects: fence.has_objects(),
         })
     };
     let mut starting = Starting::new(program, &inheritance().map_err(Failure::Sockets)?)?;
-    starting.departure = Some(Departure::new(reloader.shards.fence()));
+    starting.departure = Some(Departure::new(fence));
     Ok(starting)
 }
 

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use self::domain::Overdue;
 pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
-pub use self::fence::{Arrivals, Claim, Elsewhere, Fence, Leaving, LiveObject};
+pub use self::fence::{Arrivals, Claim, Elsewhere, Fence, InvalidClaim, Leaving, LiveObject};
 pub(super) use self::held::{
     Held, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream, see_off,
 };

@@ -56,6 +56,8 @@ pub(crate) struct Inheritance {
     pub(crate) listeners: Vec<Handed>,
     /// The addresses of upstreams' names.
     pub(crate) names: KnownNames,
+    /// Whether that process has objects.
+    pub(crate) has_objects: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,6 +75,8 @@ struct Letter {
     /// Whether it understands [`Word::Objects`].
     #[serde(default)]
     objects: bool,
+    #[serde(default)]
+    has_objects: bool,
 }
 
 /// Sockets of one address, whose descriptors follow in the letter's order.
@@ -109,6 +113,8 @@ pub(crate) struct Predecessor {
     acknowledges: bool,
     /// Whether it can be told which objects this process claims.
     objects: bool,
+    has_objects: bool,
+    pid: u32,
 }
 
 impl Item {
@@ -143,6 +149,7 @@ pub(crate) fn send(stream: &UnixStream, inheritance: &Inheritance) -> io::Result
         names: serde_json::to_value(what_fits(&inheritance.names))?,
         acknowledges: true,
         objects: true,
+        has_objects: inheritance.has_objects,
     };
     let text = serde_json::to_vec(&letter)?;
     let length = u32::try_from(text.len()).map_err(io::Error::other)?;
@@ -238,8 +245,10 @@ fn read(mut stream: UnixStream) -> io::Result<(Predecessor, Inheritance)> {
             .map(|item| item.with(&mut descriptors))
             .collect::<Result<_, _>>()?,
         names: names(letter.names),
+        has_objects: letter.has_objects,
     };
-    Ok((Predecessor { stream, acknowledges: letter.acknowledges, objects: letter.objects }, inheritance))
+    let Letter { acknowledges, objects, has_objects, from: pid, .. } = letter;
+    Ok((Predecessor { stream, acknowledges, objects, has_objects, pid }, inheritance))
 }
 
 fn receive_descriptors(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
@@ -274,7 +283,7 @@ impl Predecessor {
     /// Who can be told which objects this process claims.
     pub(crate) fn elder(&self) -> Elder {
         let stream = self.objects.then(|| self.stream.try_clone().ok()).flatten();
-        stream.map(Elder::at).unwrap_or_default()
+        stream.map(|stream| Elder::at(stream, self.pid, self.has_objects)).unwrap_or_default()
     }
 
     /// Waits until it has left, or gives the upgrade up, or ends (`false`). A process that does not say so has left when
@@ -333,12 +342,13 @@ mod tests {
             admin: Some(admin),
             listeners: vec![tcp(150), tcp(1)],
             names: [("shop.example".to_owned(), vec![[127, 0, 0, 1].into()])].into(),
+            has_objects: true,
         };
         let (ours, theirs) = UnixStream::pair().unwrap();
         send(&ours, &sent).unwrap();
         drop(ours);
         let (before, got) = read(theirs).unwrap();
-        assert!(before.acknowledges);
+        assert!(before.acknowledges && before.has_objects);
         assert_eq!((got.from, got.upgrades, &got.names), (7, [2, 5, 1], &sent.names));
         assert_eq!(got.admin.as_ref().map(Handed::actual), Some(&Address::Unix(path)));
         for (sent, got) in sent.listeners.iter().zip(&got.listeners) {
@@ -399,7 +409,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         (
             AsyncStream::from_std(ours).unwrap(),
-            Predecessor { stream: theirs, acknowledges: true, objects: false },
+            Predecessor { stream: theirs, acknowledges: true, objects: false, has_objects: false, pid: 1 },
         )
     }
 

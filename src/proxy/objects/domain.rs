@@ -14,6 +14,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
+use super::fence::Claimed;
 use super::{Common, Outcome, Plan};
 use crate::metrics::ObjectSeries;
 
@@ -37,6 +38,8 @@ pub(in crate::proxy) struct Domain {
 struct Bucket {
     /// Says which version each object belongs to; `None`: the worker has no objects any more.
     plan: Option<Arc<Plan>>,
+    /// What another process has claimed; `None` where this one serves alone.
+    claimed: Option<Arc<Claimed>>,
     live: HashMap<Arc<[u8]>, Entry>,
 }
 
@@ -199,6 +202,10 @@ impl Domain {
             entry.permits += 1;
             return Answer::Granted(self.permit(Arc::clone(&entry.tenancy), name.into()));
         }
+        // What is not live here may be so in the other process, at any version that it was claimed for.
+        if bucket.claimed.as_ref().is_some_and(|claimed| !claimed.always(name, owner)) {
+            return self.stale();
+        }
         let tenancy = Arc::new(Tenancy {
             version: Arc::clone(owner),
             over: AtomicBool::new(false),
@@ -272,10 +279,24 @@ impl Domain {
     /// until `due`; an object whose version is again the one that has it stays. Returns what is live and moves, by the
     /// moment at which it is to be cut.
     pub(super) fn install(&self, plan: Option<&Arc<Plan>>, now: Instant) -> Vec<Overdue> {
+        self.change(plan, None, now)
+    }
+
+    /// As [`Self::install`], with what another process claims. What has no entry here is begun here no more, unless all
+    /// that was claimed since the last plan of this process's own gives it the same version.
+    pub(super) fn yield_to(&self, plan: &Arc<Plan>, now: Instant) -> Vec<Overdue> {
+        // They all have the same.
+        let before = self.bucket(b"").claimed.clone();
+        let claimed = Claimed::with(before.as_deref(), plan);
+        self.change(Some(plan), Some(&Arc::new(claimed)), now)
+    }
+
+    fn change(&self, plan: Option<&Arc<Plan>>, claimed: Option<&Arc<Claimed>>, now: Instant) -> Vec<Overdue> {
         let mut overdue = Vec::new();
         for bucket in &self.buckets {
             let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
             bucket.plan = plan.cloned();
+            bucket.claimed = claimed.cloned();
             for (name, entry) in &mut bucket.live {
                 let stays = plan.is_none_or(|plan| entry.tenancy.version == *plan.owner(name));
                 if stays {

@@ -3,7 +3,12 @@
 //! Before the new process accepts, it says which version each object will belong to. From then on the old one begins no
 //! request for an object that moves, says which of them are live, and says when each has ended. What does not move, both may
 //! serve: at the same version.
+//!
+//! A later generation of the new process may give an object back to the version that it has in the old one. That may not
+//! begin it all the same: the new process may still have it at the version in between, and nobody tells the old one when
+//! that ends.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,6 +86,50 @@ impl Plan {
 /// As in the file.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
+/// How many different claims are told apart: the new process makes one with each reload, for as long as this one drains.
+const MOST_CLAIMS: usize = 64;
+
+/// All that another process has claimed of a worker's objects.
+#[derive(Debug, Default)]
+pub(super) struct Claimed {
+    plans: Vec<Arc<Plan>>,
+    /// There were more: nothing is known of any object.
+    overflows: bool,
+}
+
+impl Claimed {
+    /// What was claimed before, and one claim more.
+    pub(super) fn with(before: Option<&Self>, plan: &Arc<Plan>) -> Self {
+        let (mut plans, overflows) =
+            before.map_or_else(Default::default, |before| (before.plans.clone(), before.overflows));
+        let is_known = plans.iter().any(|known| known.ring == plan.ring && known.versions == plan.versions);
+        let has_room = plans.len() < MOST_CLAIMS;
+        if !is_known && has_room {
+            plans.push(Arc::clone(plan));
+        }
+        Self { plans, overflows: overflows || !(is_known || has_room) }
+    }
+
+    /// Whether an object was claimed for this version and no other.
+    pub(super) fn always(&self, name: &[u8], version: &Arc<str>) -> bool {
+        !self.overflows && self.plans.iter().all(|plan| plan.owner(name) == version)
+    }
+}
+
+/// A claim makes no sense to this process: it cannot see to its objects.
+#[derive(Debug, PartialEq, Eq)]
+pub struct InvalidClaim {
+    worker: String,
+}
+
+impl fmt::Display for InvalidClaim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what is claimed for the objects of worker {:?} makes no sense", self.worker)
+    }
+}
+
+impl std::error::Error for InvalidClaim {}
+
 /// The old process's side.
 #[derive(Debug)]
 pub struct Fence {
@@ -114,13 +163,27 @@ impl Fence {
         Self { table: Arc::clone(table) }
     }
 
-    /// From now on objects belong to what the new process claims. Returns what is live and moves.
-    pub fn raise(&self, claims: &[Claim]) -> Vec<Leaving> {
+    /// Whether any worker has objects, or had and some are live.
+    pub fn has_objects(&self) -> bool {
+        !self.table.domains().is_empty()
+    }
+
+    /// From now on objects belong to what the new process claims. Returns what is live and moves. A worker that has no
+    /// objects here has none that are live.
+    ///
+    /// # Errors
+    /// A claim makes no sense. Then nothing has changed.
+    pub fn raise(&self, claims: &[Claim]) -> Result<Vec<Leaving>, InvalidClaim> {
         let now = Instant::now();
+        let plan = |claim: &Claim| {
+            let invalid = || InvalidClaim { worker: claim.worker.clone() };
+            Plan::claimed(claim).map(Arc::new).ok_or_else(invalid)
+        };
+        let plans: Vec<_> = claims.iter().map(plan).collect::<Result<_, _>>()?;
         let mut all = Vec::new();
-        for plan in claims.iter().filter_map(Plan::claimed).map(Arc::new) {
+        for plan in plans {
             let Some(domain) = self.table.domains().get(&plan.worker).cloned() else { continue };
-            let overdue = domain.install(Some(&plan), now);
+            let overdue = domain.yield_to(&plan, now);
             let moved = domain.moved();
             self.table.end_at(&domain, overdue, plan.due(now));
             all.extend(moved.into_iter().map(|moved| {
@@ -129,7 +192,7 @@ impl Fence {
                 Leaving { object, domain: Arc::clone(&domain), name: moved.name }
             }));
         }
-        all
+        Ok(all)
     }
 
     /// The new process does not come: objects belong to what serves here.

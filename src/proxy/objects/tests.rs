@@ -165,6 +165,41 @@ fn an_object_that_is_live_in_another_process_is_free_when_that_says_so() {
     assert!(is_called(&mut waits) && domain.moved().is_empty());
 }
 
+#[test]
+fn what_another_process_has_had_in_between_is_begun_here_no_more() {
+    let (domain, own, now) = (domain(), drain(100), Instant::now());
+    domain.install(Some(&own), now);
+    let permit = granted(&domain, &own, b"room");
+    domain.yield_to(&drain(0), now);
+    assert!(matches!(domain.acquire(&own, b"cart"), Answer::Stale(_)));
+    domain.yield_to(&drain(100), now);
+    // It may be live there, at the other version.
+    assert!(matches!(domain.acquire(&own, b"cart"), Answer::Stale(_)));
+    // This has been live here all the time, and is known to be.
+    drop((granted(&domain, &own, b"room"), permit));
+    assert!(matches!(domain.acquire(&own, b"room"), Answer::Stale(_)));
+    // The other process does not come, after all.
+    domain.install(Some(&own), now);
+    let _both = (granted(&domain, &own, b"cart"), granted(&domain, &own, b"room"));
+}
+
+#[test]
+fn what_another_process_always_claims_for_the_same_version_is_begun_here_however_often_it_does() {
+    let (domain, own, now) = (domain(), drain(100), Instant::now());
+    domain.install(Some(&own), now);
+    for _ in 0..1000 {
+        domain.yield_to(&drain(100), now);
+    }
+    drop(granted(&domain, &own, b"room"));
+    // So many different ones are not told apart.
+    for percentage in 1..100 {
+        domain.yield_to(&drain(percentage), now);
+    }
+    domain.yield_to(&drain(100), now);
+    let begins = |name: u16| matches!(domain.acquire(&own, &name.to_be_bytes()), Answer::Granted(_));
+    assert!(!(0..1000).any(begins));
+}
+
 /// What may happen.
 #[derive(Clone, Debug)]
 enum Event {

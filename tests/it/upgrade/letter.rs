@@ -5,12 +5,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
+use std::thread::JoinHandle;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use super::super::control::stage::eventually;
-use super::{Program, ask_tcp, ask_unix, signal};
+use super::objects::configuration;
+use super::{Program, ask_tcp, ask_unix, backend, signal};
 
 /// The old process's end, and what makes a program the new one.
 fn letter(content: &Value, sockets: &[BorrowedFd<'_>]) -> (UnixStream, impl FnOnce(&mut Command) + use<>) {
@@ -121,4 +123,65 @@ fn the_files_of_sockets_are_the_new_processs_when_the_old_one_has_acknowledged_i
     // A process of an earlier release says nothing more.
     let (program, _stream, _bound) = start_with_sockets(&Value::Null);
     assert_eq!(files_after_the_end(program), [false, false]);
+}
+
+/// Ends with the words that were said, and the stream.
+type Answering = JoinHandle<(Vec<String>, UnixStream)>;
+
+/// The letter of a process that understands claims, which then answers each word so.
+fn answering(answers: &'static [&'static str]) -> (Answering, impl FnOnce(&mut Command) + use<>) {
+    let mut content = nothing(&Value::Null);
+    content["acknowledges"] = json!(true);
+    content["objects"] = json!(true);
+    let (stream, become_new) = letter(&content, &[]);
+    let answering = std::thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        let word = |answer: &&str| {
+            let mut word = String::new();
+            stream.read_line(&mut word).unwrap();
+            stream.get_mut().write_all(answer.as_bytes()).unwrap();
+            word
+        };
+        let words = answers.iter().map(word).collect();
+        (words, stream.into_inner())
+    });
+    (answering, become_new)
+}
+
+const REFUSED: &str = "{\"Refused\":\"it is tired\"}\n";
+
+#[test]
+fn a_process_of_which_the_old_one_does_not_say_what_is_live_there_does_not_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = configuration(0, &backend()).replace("token_file = \"token\"\n", "");
+    std::fs::write(folder.path().join("gradual.toml"), text).unwrap();
+    let (answering, become_new) = answering(&[REFUSED, ""]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gradual"));
+    command.args(["run", "gradual.toml"]).current_dir(folder.path()).env_remove("NOTIFY_SOCKET");
+    become_new(&mut command);
+    let output = command.output().unwrap();
+    let (words, _) = answering.join().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    assert!(words[0].starts_with("{\"Objects\":["), "{words:?}");
+    assert!(words[1].starts_with("{\"Failed\":") && words[1].contains("it is tired"), "{words:?}");
+}
+
+#[test]
+fn a_reload_of_which_the_old_process_does_not_say_what_is_live_there_is_refused() {
+    let (answering, become_new) = answering(&["\"Done\"\n", "+", REFUSED, "\"Done\"\n"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start_with(folder, "127.0.0.1:0", |command| {
+        let path = command.get_current_dir().unwrap().join("gradual.toml");
+        std::fs::write(path, configuration(0, &backend())).unwrap();
+        become_new(command);
+    });
+    let reload =
+        || program.admin("POST /api/v1/reload HTTP/1.1\r\nContent-Type: application/json\r\nX: x").unwrap();
+    let refused = reload();
+    assert!(refused.status == 422 && refused.body.contains("it is tired"), "{}", refused.body);
+    assert_eq!(program.status()["generation"], 1);
+    assert_eq!(reload().status, 200);
+    assert_eq!(program.status()["generation"], 2);
+    drop(answering.join().unwrap());
+    program.end();
 }

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use super::{Program, backend, eventually, head, text};
 
 /// A file of two versions, of which the second has so much; objects by a header.
-fn configuration(second: u32, upstream: &str) -> String {
+pub(super) fn configuration(second: u32, upstream: &str) -> String {
     let first = 100 - second;
     format!(
         "[server]\nthreads = 2\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
@@ -33,6 +33,13 @@ fn give(program: &Program, second: u32, upstream: &str) {
     std::fs::write(program.path("gradual.toml"), configuration(second, upstream)).unwrap();
 }
 
+/// The same, with more about what becomes of objects.
+fn give_with(program: &Program, second: u32, upstream: &str, more: &str) {
+    let text = configuration(second, upstream);
+    let text = text.replace("[worker.objects]\n", &format!("[worker.objects]\n{more}\n"));
+    std::fs::write(program.path("gradual.toml"), text).unwrap();
+}
+
 /// A request for an object, under way on a connection of its own.
 fn asked(program: &Program, room: &str) -> JoinHandle<String> {
     let mut stream = TcpStream::connect(program.front()).unwrap();
@@ -44,6 +51,13 @@ fn asked(program: &Program, room: &str) -> JoinHandle<String> {
         stream.read_to_string(&mut answer).unwrap();
         answer
     })
+}
+
+/// All that comes until its end.
+fn rest((_, mut reader): (TcpStream, BufReader<TcpStream>)) -> Vec<u8> {
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    rest
 }
 
 /// The version that answered well.
@@ -113,14 +127,96 @@ fn a_reload_of_the_new_process_knows_what_the_old_one_still_has() {
     program.end();
 }
 
+/// Frame, length and code of RFC 6455 sections 5.2 and 7.4.1: going away.
+const GOES_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+#[test]
+fn what_moves_with_an_upgrade_is_cut_in_the_old_process_at_once_where_the_new_file_says_reset() {
+    let upstream = backend();
+    let mut program = start(&upstream);
+    let lobby = socket(&program, "lobby");
+    give_with(&program, 100, &upstream, "handover = \"reset\"");
+    program.upgraded();
+    assert_eq!(version(&asked(&program, "lobby").join().unwrap()), "v2");
+    assert_eq!(rest(lobby), GOES_AWAY);
+    assert_eq!(program.child.wait().unwrap().code(), Some(0));
+    program.end();
+}
+
+#[test]
+fn what_moves_with_an_upgrade_is_cut_in_the_old_process_when_the_new_files_time_is_up() {
+    let upstream = backend();
+    let mut program = start(&upstream);
+    let attic = socket(&program, "attic");
+    give_with(&program, 100, &upstream, "timeout = \"3600s\"");
+    program.upgraded();
+    let moved = asked(&program, "attic");
+    waits(&program, 1);
+    // A later file of the new process may say less.
+    give_with(&program, 100, &upstream, "timeout = \"200ms\"");
+    let reloaded = program.admin("POST /api/v1/reload HTTP/1.1\r\nContent-Type: application/json\r\nX: x");
+    assert_eq!(reloaded.map(|answer| answer.status), Some(200), "{}", program.said());
+    assert_eq!(version(&moved.join().unwrap()), "v2");
+    assert_eq!(rest(attic), GOES_AWAY);
+    assert_eq!(program.child.wait().unwrap().code(), Some(0));
+    program.end();
+}
+
+#[test]
+fn while_a_process_drains_that_may_have_objects_its_heir_is_not_upgraded() {
+    let upstream = backend();
+    let mut program = start(&upstream);
+    let mut lobby = socket(&program, "lobby");
+    let second = program.upgraded();
+    give(&program, 100, &upstream);
+    let refused = program.upgrade();
+    let expected = format!("process {}, which this one replaced, has not ended yet", program.child.id());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains(&expected), "{refused:?}");
+    assert_eq!(program.pid(), Some(second));
+    assert_eq!(version(&asked(&program, "lobby").join().unwrap()), "v1");
+    echoes(&mut lobby);
+    drop(lobby);
+    assert_eq!(program.child.wait().unwrap().code(), Some(0));
+    eventually("it is upgraded", || program.upgrade().status.success());
+    assert_ne!(program.note(), second);
+    assert_eq!(version(&asked(&program, "lobby").join().unwrap()), "v2");
+    program.end();
+}
+
+/// Every object, for another version than serves.
+const CLAIM: &str = r#"{"Objects":[{"worker":"shop","salt":"c2hvcA","versions":["v2"],"shares":[100000],"arcs":[[0,100000]],"reset":false,"timeout_ms":30000}]}"#;
+
+#[test]
+fn a_request_that_waits_in_the_old_process_is_told_to_ask_the_new_one_when_that_serves() {
+    let upstream = backend();
+    let mut program = start(&upstream);
+    program.replace(&format!(
+        "echo '{CLAIM}' >&0; touch claims; until [ -e goes ]; do sleep 0.02; done; echo '\"Serving\"' >&0"
+    ));
+    let mut command = program.command();
+    let upgrading = std::thread::spawn(move || command.output().unwrap());
+    eventually("it has claimed", || program.path("claims").exists());
+    let asks = asked(&program, "lobby");
+    waits(&program, 1);
+    std::fs::write(program.path("goes"), "").unwrap();
+    let answer = asks.join().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    for line in ["gradual-error: object-elsewhere\r\n", "retry-after: 1\r\n", "connection: close\r\n"] {
+        assert!(answer.contains(line), "{line}: {answer}");
+    }
+    let upgraded = upgrading.join().unwrap();
+    assert!(upgraded.status.success(), "{upgraded:?}");
+    assert_eq!(program.child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn a_process_that_claims_objects_and_does_not_come_leaves_them_where_they_were() {
     let upstream = backend();
     let mut program = start(&upstream);
     // It claims every object for its only version, and ends when it is told.
-    let claim = r#"{"Objects":[{"worker":"shop","salt":"c2hvcA","versions":["v2"],"shares":[100000],"arcs":[[0,100000]],"reset":false,"timeout_ms":30000}]}"#;
     program.replace(&format!(
-        "echo '{claim}' >&0; touch claims; until [ -e goes ]; do sleep 0.02; done; exit 3"
+        "echo '{CLAIM}' >&0; touch claims; until [ -e goes ]; do sleep 0.02; done; exit 3"
     ));
     let mut command = program.command();
     let upgrading = std::thread::spawn(move || command.output().unwrap());
