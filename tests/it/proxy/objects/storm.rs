@@ -168,11 +168,11 @@ impl Answers {
     }
 
     /// A client was answered. It counts where the deployment was the same all the time.
-    fn note(&self, client: usize, room: usize, asked_in: Option<usize>, by: String) {
+    fn note(&self, client: usize, room: usize, asked_in: Option<usize>, by: &str) {
         let mut seen = self.seen();
         let now = seen.is_settled.then_some(seen.shares.len());
         let Some(deployment) = now.filter(|_| asked_in == now) else { return };
-        let first = Answered { by: by.clone(), client, is_shared: false };
+        let first = Answered { by: by.to_owned(), client, is_shared: false };
         let answered = seen.rooms.entry((room, deployment)).or_insert(first);
         let is_second = answered.client != client && !answered.is_shared;
         answered.is_shared |= is_second;
@@ -232,7 +232,7 @@ async fn keep_asking(authority: String, client: usize, answers: Arc<Answers>) {
         }
         // Where its object is reset, there may be none, or not all of it.
         let Some(by) = answer(&mut socket).await else { continue };
-        answers.note(client, room, deployment, by);
+        answers.note(client, room, deployment, &by);
         kept = Some(socket);
     }
 }
@@ -296,12 +296,11 @@ async fn storm(handover: &str) {
     soon("the clients' end", clients.join_all()).await;
     sockets.shutdown().await;
     assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    nothing_is_left(&proxy).await;
     let seen = answers.seen();
     assert_eq!(seen.moves, [""; 0], "within a deployment");
     assert_eq!(seen.went_back(), [""; 0]);
     assert_eq!(seen.handed_over(), ROOMS);
-    drop(seen);
-    nothing_is_left(&proxy).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
