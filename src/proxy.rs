@@ -419,6 +419,9 @@ impl Shards {
         };
         let in_time = tokio::time::timeout(timeout, all).await.is_ok();
         let load = self.load();
+        if !in_time {
+            self.objects.end().await;
+        }
         let cut = if in_time { 0 } else { load.connections.max(load.requests) };
         for Thread { inbox, handle, .. } in self.threads {
             // Without its inbox a shard's loop ends, and its runtime drops whatever is left.

@@ -97,7 +97,7 @@ impl Exchange {
                 }
             };
             if let Some(held) = &self.meter.held {
-                lease.hold(Some(held.permit()));
+                lease.hold(Some(held.hold()));
             }
             if need == Need::Tunnel {
                 let extended = lease.is_http2() && Box::pin(lease.allows_extended_connect()).await;

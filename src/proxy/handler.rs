@@ -147,7 +147,7 @@ impl Exchange {
             Err(Refusal::Wait(wait)) => {
                 meter.waits();
                 let request = Request::from_parts(parts, body);
-                return Err(Halt::Waits(Box::new(Waiting { request, meter, wait })));
+                return Err(Halt::Waits(Box::new(Waiting { request, meter, wait, drained })));
             }
             Err(refusal) => {
                 if drained {

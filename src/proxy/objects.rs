@@ -26,7 +26,7 @@ use self::domain::Overdue;
 pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
 pub use self::fence::{Arrivals, Claim, Elsewhere, Fence, InvalidClaim, Leaving, LiveObject};
 pub(super) use self::held::{
-    Held, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream, see_off,
+    Held, Hold, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream, see_off,
 };
 use crate::config::{Config, Handover};
 use crate::metrics::{HandoverResult as Outcome, Registry};
@@ -104,6 +104,9 @@ impl Common {
     }
 }
 
+/// How often it is looked whether all objects are free, when the process ends.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// The objects of all workers. One for each process: it goes on over reloads.
 #[derive(Debug, Default)]
 pub(super) struct Table {
@@ -172,6 +175,19 @@ impl Table {
     fn replaced(&self) {
         self.common.replaced.store(true, Ordering::Release);
         self.common.changed.notify_waiters();
+    }
+
+    /// The process ends: cuts whatever is live, and waits until the upstreams have seen that, or have had the time to.
+    pub(super) async fn end(&self) {
+        let all: Vec<_> = self.domains().values().cloned().collect();
+        all.iter().for_each(|domain| domain.end());
+        self.common.cuts.notify_waiters();
+        let ended = async {
+            while all.iter().any(|domain| !domain.is_empty()) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(2 * held::SEEN, ended).await;
     }
 
     /// Cuts what has not ended at its time.

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::failure::{Failure, Kind};
-use super::objects::{self, Permit};
+use super::objects::{self, Hold};
 use super::panics::EndsWithTask;
 use super::standing::Standing;
 use super::stream::{LARGE_PIECE, Stream};
@@ -40,7 +40,7 @@ pub(super) struct Single {
     /// The task that drives it.
     task: AbortHandle,
     /// Of the request that is under way, where it is for an object: until the upstream can have nothing more to do for it.
-    pub(super) permit: Option<Rc<Permit>>,
+    pub(super) hold: Option<Rc<Hold>>,
 }
 
 impl Single {
@@ -50,7 +50,7 @@ impl Single {
         let codec: Codec<Http1> = Rc::new(RefCell::new(Some(connection)));
         let driven = drive(until_the_end(Rc::clone(&codec)), Rc::clone(label));
         let task = tokio::task::spawn_local(driven).abort_handle();
-        Ok(Self { sender, codec, tap: Some(tap), task, permit: None })
+        Ok(Self { sender, codec, tap: Some(tap), task, hold: None })
     }
 
     /// A connection that may become a tunnel: its codec hands the stream over then, and so cannot be shared.
@@ -59,7 +59,7 @@ impl Single {
         let (sender, connection) = handshake(stream).await?;
         let connection = connection.with_upgrades();
         let task = tokio::task::spawn_local(drive(connection, Rc::clone(label))).abort_handle();
-        Ok(Self { sender, codec: Rc::default(), tap: None, task, permit: None })
+        Ok(Self { sender, codec: Rc::default(), tap: None, task, hold: None })
     }
 
     /// Sends a request; the future waits for the response's head.
@@ -93,8 +93,8 @@ impl Drop for Single {
     /// A connection that is dropped with its request under way ends now. Its codec would first send what it has, and an
     /// upstream that takes no more of an upload would keep it for ever. What may become a tunnel belongs to its task.
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            objects::end_connection(permit, self.tap.clone(), self.task.clone());
+        if let Some(hold) = self.hold.take() {
+            objects::end_connection(hold, self.tap.clone(), self.task.clone());
         } else if self.tap.is_some() && !self.sender.is_ready() {
             self.task.abort();
         }

@@ -166,9 +166,11 @@ impl Meter {
     }
 
     /// Notes that the request waits before it has a version. Over HTTP/2 it has its place by then: what drives it is known now,
-    /// and not later.
+    /// and not later. Over HTTP/1.1 it is no request of the version that served its connection last.
     pub(super) fn waits(&mut self) {
-        if self.http2 && self.stream.is_none() {
+        if !self.http2 {
+            self.client.watch.served_in(NOBODYS);
+        } else if self.stream.is_none() {
             self.stream = Some(self.client.shard.tenures().enter(&self.client, NOBODYS));
         }
     }

@@ -301,7 +301,8 @@ impl Shard {
         self.ended();
     }
 
-    fn ended(&self) {
+    /// Something has ended that the end of the shard may have waited for.
+    pub(super) fn ended(&self) {
         if self.drain.begun.get() {
             self.drain.ended.notify_one();
         }
@@ -309,7 +310,9 @@ impl Shard {
 
     fn is_busy(&self) -> bool {
         let gauge = &self.gauge;
-        gauge.connections.load(Ordering::Relaxed) > 0 || gauge.requests.load(Ordering::Relaxed) > 0
+        gauge.connections.load(Ordering::Relaxed) > 0
+            || gauge.requests.load(Ordering::Relaxed) > 0
+            || !self.holders.is_empty()
     }
 
     /// Whether connections should end as soon as they can.

@@ -209,7 +209,7 @@ fn dress_response(
 async fn carry(
     client: OnUpgrade,
     upstream: OnUpgrade,
-    lease: Lease,
+    mut lease: Lease,
     mut meter: Box<Meter>,
     is_websocket: bool,
 ) {
@@ -225,7 +225,8 @@ async fn carry(
     let client = Watched { inner: TokioIo::new(client), moved: Rc::clone(&moved) };
     let object = meter.held.as_ref().map(|held| Arc::clone(held.tenancy()));
     let kind = Carried { is_websocket, is_held: object.is_some() };
-    let relayed = relay(client, TokioIo::new(upstream), kind, async {
+    let (of_worker, of_client) = (meter.idle_limit(), meter.limits().body_idle_timeout);
+    let over = async {
         let retired = async {
             match tenure {
                 Some(tenure) => tenure.over().await,
@@ -239,23 +240,44 @@ async fn carry(
             },
             None => retired.await,
         }
-    });
-    let (of_worker, of_client) = (meter.idle_limit(), meter.limits().body_idle_timeout);
-    let copied = tokio::select! {
-        copied = relayed => copied,
-        () = stands_still(&moved, of_worker.min(of_client)) => {
-            if of_client < of_worker {
-                meter.client.shard.limited(Limit::BodyIdleTimeout);
-            }
-            Err(io::ErrorKind::TimedOut.into())
-        }
     };
+    let copied = relay(client, TokioIo::new(upstream), kind, async {
+        tokio::select! {
+            () = over => Cut::Over,
+            () = stands_still(&moved, of_worker.min(of_client)) => {
+                if of_client < of_worker {
+                    meter.client.shard.limited(Limit::BodyIdleTimeout);
+                }
+                Cut::StandsStill
+            }
+        }
+    })
+    .await;
     meter.response_bytes = moved.sent.get();
     match copied {
         Ok(()) => meter.whole(),
         Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "a tunnel was cut"),
     }
-    drop(lease);
+    // The upstream has been seen off.
+    lease.hold(None);
+}
+
+/// Why a tunnel is ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// The time of its version is over, or that of its object there.
+    Over,
+    /// Nothing has moved for too long.
+    StandsStill,
+}
+
+impl From<Cut> for io::Error {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Over => Self::other("the time of the version is over, or that of the object on it"),
+            Cut::StandsStill => io::ErrorKind::TimedOut.into(),
+        }
+    }
 }
 
 /// What is carried.
@@ -267,13 +289,13 @@ struct Carried {
     is_held: bool,
 }
 
-/// Carries bytes both ways until both sides have ended, or one fails. When the version's time is `over`, a WebSocket is
-/// closed, and any other tunnel cut.
+/// Carries bytes both ways until both sides have ended, one fails, or the tunnel is `cut`. When the version's time is over, a
+/// WebSocket is closed first.
 async fn relay<C, U>(
     client: C,
     upstream: U,
     carried: Carried,
-    over: impl Future<Output = ()>,
+    cut: impl Future<Output = Cut>,
 ) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -286,18 +308,18 @@ where
     let ended = {
         let mut copied = pin!(tokio::io::copy_bidirectional(&mut client, &mut upstream));
         tokio::select! {
-            copied = &mut copied => Some(copied.map(drop)),
-            () = over => {
-                if is_websocket {
+            copied = &mut copied => Ok(copied.map(drop)),
+            cut = cut => {
+                if is_websocket && cut == Cut::Over {
                     goodbye.set(true);
                     let _ = tokio::time::timeout(GOODBYE, copied).await;
                 }
-                None
+                Err(cut)
             }
         }
     };
     let (mut client, mut upstream) = (client.into_inner(), upstream.into_inner());
-    if is_websocket && ended.is_none() {
+    if goodbye.get() {
         // Each side still says goodbye, too. A socket that is closed with something unread in it takes back what was
         // written last: the close frame.
         let (mut here, mut there) = (tokio::io::sink(), tokio::io::sink());
@@ -305,12 +327,12 @@ where
             tokio::join!(tokio::io::copy(&mut client, &mut here), tokio::io::copy(&mut upstream, &mut there))
         };
         let _ = tokio::time::timeout(GOODBYE, read).await;
-    } else if is_held {
+    }
+    if is_held {
         drop(client);
         Box::pin(objects::see_off(&mut upstream)).await;
     }
-    let over = || Err(io::Error::other("the time of the version is over, or that of the object on it"));
-    ended.unwrap_or_else(over)
+    ended.unwrap_or_else(|cut| Err(cut.into()))
 }
 
 async fn stands_still(moved: &Moved, limit: Duration) {

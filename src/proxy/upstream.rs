@@ -27,7 +27,7 @@ use super::caps::{self, Slot};
 use super::census::{Census, Descriptor};
 use super::executor::LocalExecutor;
 use super::failure::{Failure, Kind};
-use super::objects::{self, Permit};
+use super::objects::{self, Hold};
 use super::pool::{Codec, IdleState, Pool, Sent, Single, drive, until_the_end};
 use super::standing::Standing;
 use super::stream::{Peeked, Socket, Stream};
@@ -474,14 +474,14 @@ struct OneStream {
     sender: http2::SendRequest<RequestBody>,
     connection: Rc<Multiplexed>,
     /// As [`Single`] has it.
-    permit: Option<Rc<Permit>>,
+    hold: Option<Rc<Hold>>,
 }
 
 impl Connection {
     fn shared(connection: &Rc<Multiplexed>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
         let (sender, connection) = (connection.sender.clone(), Rc::clone(connection));
-        Self::Shared(OneStream { sender, connection, permit: None })
+        Self::Shared(OneStream { sender, connection, hold: None })
     }
 }
 
@@ -492,8 +492,8 @@ impl Drop for OneStream {
         if left == 0 {
             self.connection.standing.caps.has_idle();
         }
-        if let Some(permit) = self.permit.take() {
-            objects::end_stream(permit);
+        if let Some(hold) = self.hold.take() {
+            objects::end_stream(hold);
         }
     }
 }
@@ -571,12 +571,12 @@ impl Lease {
 
     /// The request that is to be sent is for an object; or (`None`) the upstream has nothing more to do for it, so that the
     /// object need not wait for the connection's end.
-    pub(super) fn hold(&mut self, permit: Option<&Rc<Permit>>) {
+    pub(super) fn hold(&mut self, hold: Option<&Rc<Hold>>) {
         let held = match &mut self.connection {
-            Connection::Single(single) => &mut single.permit,
-            Connection::Shared(stream) => &mut stream.permit,
+            Connection::Single(single) => &mut single.hold,
+            Connection::Shared(stream) => &mut stream.hold,
         };
-        *held = permit.cloned();
+        *held = hold.cloned();
     }
 
     /// Keeps the connection for another request.

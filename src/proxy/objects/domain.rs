@@ -276,8 +276,8 @@ impl Domain {
     }
 
     /// From now on this plan says which version each object belongs to. What is live at another version than its own may go on
-    /// until `due`; an object whose version is again the one that has it stays. Returns what is live and moves, by the
-    /// moment at which it is to be cut.
+    /// until `due`; an object whose version is again the one that has it stays. Returns what is live and is to be
+    /// cut then, and not earlier by an older deployment.
     pub(super) fn install(&self, plan: Option<&Arc<Plan>>, now: Instant) -> Vec<Overdue> {
         self.change(plan, None, now)
     }
@@ -302,9 +302,11 @@ impl Domain {
                 if stays {
                     entry.stay();
                 } else if let Some(due) = plan.map(|plan| plan.due(now)) {
-                    entry.leave(due);
-                    let tenancy = Arc::downgrade(&entry.tenancy);
-                    overdue.push(Overdue { name: Arc::clone(name), tenancy });
+                    // What is to be cut earlier, or at this moment, by an older deployment is so already.
+                    if entry.leave(due) {
+                        let tenancy = Arc::downgrade(&entry.tenancy);
+                        overdue.push(Overdue { name: Arc::clone(name), tenancy });
+                    }
                 }
             }
         }
@@ -325,6 +327,14 @@ impl Domain {
             }
         }
         any
+    }
+
+    /// Cuts all that is live.
+    pub(super) fn end(&self) {
+        for bucket in &self.buckets {
+            let bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+            bucket.live.values().for_each(|entry| entry.tenancy.end());
+        }
     }
 
     /// What is live and belongs to another version by now.
@@ -400,9 +410,14 @@ impl Entry {
         }
     }
 
-    /// It belongs to another version: what is live may go on until `due`, or an earlier moment at which it was to end.
-    fn leave(&mut self, due: Instant) {
+    /// It belongs to another version: what is live may go on until `due`, or an earlier moment at which it was to end. Whether
+    /// it was not to end by then.
+    fn leave(&mut self, due: Instant) -> bool {
         let moving = self.moving.get_or_insert_with(|| Moving { due: None, gate: Arc::default() });
-        moving.due = Some(moving.due.map_or(due, |earlier| earlier.min(due)));
+        let is_first = moving.due.is_none_or(|before| due < before);
+        if is_first {
+            moving.due = Some(due);
+        }
+        is_first
     }
 }

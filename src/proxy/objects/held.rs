@@ -23,15 +23,30 @@ use crate::proxy::record::Meter;
 use crate::proxy::respond::refuse;
 use crate::proxy::shard::Shard;
 use crate::proxy::tap::Tap;
+use crate::proxy::upload;
 use crate::proxy::watch::{Patience, Watch};
 
 /// How much longer than the worker's `timeout` a request may wait for its object: what is cut needs a moment to end.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// A shard's permit: until it has gone, the shard is busy. A request has it, and its connection to the upstream, and
+/// whatever sees to it that the upstream has seen the end.
+pub(in crate::proxy) struct Hold {
+    permit: Permit,
+    shard: Rc<Shard>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let holds = &self.shard.holders().holds;
+        holds.set(holds.get().saturating_sub(1));
+        self.shard.ended();
+    }
+}
+
 /// A request's permit, for as long as the request lasts.
 pub(in crate::proxy) struct Held {
-    permit: Rc<Permit>,
-    shard: Rc<Shard>,
+    hold: Rc<Hold>,
     /// Its place among the shard's holders, from its response's head on.
     place: Cell<Option<usize>>,
 }
@@ -40,6 +55,8 @@ pub(in crate::proxy) struct Held {
 #[derive(Default)]
 pub(in crate::proxy) struct Holders {
     streams: RefCell<Slab<Holder>>,
+    /// How many permits the shard has.
+    holds: Cell<usize>,
     /// Calls requests that wait for their shard's next commit.
     pub(in crate::proxy) committed: Notify,
 }
@@ -53,34 +70,42 @@ struct Holder {
 
 impl Held {
     pub(in crate::proxy) fn new(permit: Permit, shard: &Rc<Shard>) -> Box<Self> {
-        Box::new(Self { permit: Rc::new(permit), shard: Rc::clone(shard), place: Cell::new(None) })
+        let holds = &shard.holders().holds;
+        holds.set(holds.get() + 1);
+        let hold = Rc::new(Hold { permit, shard: Rc::clone(shard) });
+        Box::new(Self { hold, place: Cell::new(None) })
     }
 
-    pub(in crate::proxy) fn permit(&self) -> &Rc<Permit> {
-        &self.permit
+    pub(in crate::proxy) fn hold(&self) -> &Rc<Hold> {
+        &self.hold
     }
 
     pub(in crate::proxy) fn tenancy(&self) -> &Arc<Tenancy> {
-        self.permit.tenancy()
+        self.hold.permit.tenancy()
     }
 
     /// The response's head is there: from now on the connection or stream is ended when the object is cut.
     pub(in crate::proxy) fn answers(&self, watch: &Rc<Watch>, task: Option<AbortHandle>) {
         let holder = Holder { tenancy: Arc::clone(self.tenancy()), watch: Rc::clone(watch), task };
-        self.place.set(Some(self.shard.holders().streams.borrow_mut().insert(holder)));
+        self.place.set(Some(self.hold.shard.holders().streams.borrow_mut().insert(holder)));
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(place) = self.place.get() {
-            let left = self.shard.holders().streams.borrow_mut().try_remove(place);
+            let left = self.hold.shard.holders().streams.borrow_mut().try_remove(place);
             drop(left);
         }
     }
 }
 
 impl Holders {
+    /// Whether the shard has no permit: no object is held by a request, or by the end of one.
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
+        self.holds.get() == 0
+    }
+
     /// Ends the responses of objects that are cut, without a word that would make them look whole.
     fn end_cut(&self) {
         for (_, holder) in &*self.streams.borrow() {
@@ -150,6 +175,8 @@ pub(in crate::proxy) struct Waiting<B> {
     pub(in crate::proxy) request: Request<B>,
     pub(in crate::proxy) meter: Box<Meter>,
     pub(in crate::proxy) wait: Box<Wait>,
+    /// Whether what its client still sends is taken where nobody wants it.
+    pub(in crate::proxy) drained: bool,
 }
 
 impl<B> Waiting<B>
@@ -159,12 +186,15 @@ where
 {
     /// Waits until the object is free, decides anew by what is deployed then, and goes on; or answers that it took too long.
     pub(in crate::proxy) async fn end(self) -> Result<Response<ResponseBody>, Infallible> {
-        let Self { mut request, mut meter, mut wait } = self;
+        let Self { mut request, mut meter, mut wait, drained } = self;
         loop {
             let due = meter.started + wait.patience;
             let is_called = tokio::time::timeout_at(due.into(), wait.called(&meter)).await.is_ok();
             if !is_called {
                 wait.objects.domain.refused();
+                if drained {
+                    upload::decline(request.into_body());
+                }
                 return Ok(refuse(&Kind::ObjectMoving.into(), meter));
             }
             drop(wait);
@@ -173,7 +203,7 @@ where
             match Exchange::begin(&client, meter, request, true) {
                 Ok(exchange) => return exchange.run().await,
                 Err(Halt::Answered(response)) => return Ok(*response),
-                Err(Halt::Waits(waiting)) => Self { request, meter, wait } = *waiting,
+                Err(Halt::Waits(waiting)) => Self { request, meter, wait, .. } = *waiting,
             }
         }
     }
@@ -198,14 +228,15 @@ impl Wait {
 }
 
 /// How long an upstream may take to see that a connection ends, and to end its own side of it.
-const SEEN: Duration = Duration::from_secs(1);
+pub(super) const SEEN: Duration = Duration::from_secs(1);
 /// How long a reset stream takes to be known to an HTTP/2 upstream, which does not acknowledge it.
 const RESET: Duration = Duration::from_millis(100);
 /// How often it is looked whether a connection that its task owns has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Ends a connection with a request under way; its object is free when the upstream has seen the end, or had the time to.
-pub(in crate::proxy) fn end_connection(permit: Rc<Permit>, tap: Option<Rc<Tap>>, task: AbortHandle) {
+/// `tap`: `None` where the connection was made to become a tunnel, of which nothing can be read here; it is given the time.
+pub(in crate::proxy) fn end_connection(hold: Rc<Hold>, tap: Option<Rc<Tap>>, task: AbortHandle) {
     task.abort();
     tokio::task::spawn_local(async move {
         let due = tokio::time::Instant::now() + SEEN;
@@ -216,11 +247,15 @@ pub(in crate::proxy) fn end_connection(permit: Rc<Permit>, tap: Option<Rc<Tap>>,
         })
         .await;
         // The codec is gone with its task: nobody else reads or writes any more.
-        if let Some(mut stream) = tap.and_then(|tap| tap.take_stream()) {
-            see_off(&mut stream).await;
-            drop(stream);
+        match tap {
+            None => tokio::time::sleep(SEEN).await,
+            Some(tap) => {
+                if let Some(mut stream) = tap.take_stream() {
+                    see_off(&mut stream).await;
+                }
+            }
         }
-        drop(permit);
+        drop(hold);
     });
 }
 
@@ -235,9 +270,9 @@ pub(in crate::proxy) async fn see_off<S: AsyncRead + AsyncWrite + Unpin>(stream:
 }
 
 /// A stream has ended, perhaps before its time.
-pub(in crate::proxy) fn end_stream(permit: Rc<Permit>) {
+pub(in crate::proxy) fn end_stream(hold: Rc<Hold>) {
     tokio::task::spawn_local(async move {
         tokio::time::sleep(RESET).await;
-        drop(permit);
+        drop(hold);
     });
 }

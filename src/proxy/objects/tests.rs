@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use proptest::prelude::*;
 
-use super::domain::{Answer, Domain, MOST_WAITING_FOR_ONE, Overdue, Permit, Place};
+use super::domain::{Answer, Domain, MOST_WAITING, MOST_WAITING_FOR_ONE, Overdue, Permit, Place};
 use super::{Common, Plan};
 use crate::config::Handover;
 use crate::metrics::ObjectSeries;
@@ -151,6 +151,40 @@ fn only_so_many_wait_for_one_object_and_who_leaves_makes_room() {
     places.pop();
     let _place = busy(&domain, &after, b"room");
     let _other = granted(&domain, &after, b"cart");
+}
+
+#[test]
+fn only_so_many_wait_for_all_objects_together() {
+    let (domain, before, after) = (domain(), drain(100), drain(0));
+    domain.install(Some(&before), Instant::now());
+    let names: Vec<_> = (0..=MOST_WAITING).map(|number| number.to_string()).collect();
+    let mut permits: Vec<_> = names.iter().map(|name| granted(&domain, &before, name.as_bytes())).collect();
+    domain.install(Some(&after), Instant::now());
+    let (last, others) = names.split_last().unwrap();
+    let mut places: Vec<_> = others.iter().map(|name| busy(&domain, &after, name.as_bytes())).collect();
+    assert!(matches!(domain.acquire(&after, last.as_bytes()), Answer::Full));
+    // Those that wait for their shard count, too.
+    assert!(matches!(domain.acquire(&before, b"another"), Answer::Full));
+    places.pop();
+    drop(busy(&domain, &after, last.as_bytes()));
+    // Nobody has to wait for an object that is free.
+    permits.pop();
+    places.push(busy(&domain, &after, others[0].as_bytes()));
+    let _granted = granted(&domain, &after, last.as_bytes());
+}
+
+#[test]
+fn what_is_to_be_cut_is_noted_once_however_often_deployments_change() {
+    let (domain, now) = (domain(), Instant::now());
+    let before = drain(100);
+    domain.install(Some(&before), now);
+    let _permit = granted(&domain, &before, b"room");
+    let noted =
+        [0, 60].map(|seconds| domain.install(Some(&drain(0)), now + Duration::from_secs(seconds)).len());
+    assert_eq!(noted, [1, 0]);
+    assert_eq!(domain.install(Some(&plan(0, Handover::Reset)), now).len(), 1, "it is to end earlier");
+    domain.install(Some(&drain(100)), now);
+    assert_eq!(domain.install(Some(&drain(0)), now).len(), 1, "it had come back");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Objects: at no moment do two versions serve one of them, and within a deployment none moves.
 
+mod ends;
+mod protocols;
 mod storm;
 
 use std::collections::HashMap;
@@ -430,8 +432,15 @@ async fn a_request_that_waits_for_too_long_is_answered_503() {
     let mut begun = [0; 9];
     soon("a part of a frame", socket.read_exact(&mut begun)).await.unwrap();
     proxy.reload(&split([&silent, &two], 100, reset)).await.unwrap();
-    let answer = soon("an answer", proxy.send(get("lobby"))).await;
-    assert_eq!((answer.status, answer.header("gradual-error").as_deref()), (503, Some("object-moving")));
+    // One that still sends when it is refused reads its answer all the same, and goes on.
+    let mut sends = proxy.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: shop.example\r\nX-Room: lobby\r\nContent-Length: 10\r\n\r\n";
+    sends.send(format!("{head}hello")).await;
+    for answer in [soon("an answer", proxy.send(get("lobby"))).await, sends.answer().await] {
+        assert_eq!(answer.failure(), (503, "object-moving".to_owned()));
+    }
+    sends.send(format!("world{}", get("another"))).await;
+    assert_eq!(sends.answer().await.body, b"v2");
     assert_eq!(served_by_in_the_end(&proxy, "lobby").await, "v2");
 }
 

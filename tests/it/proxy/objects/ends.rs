@@ -1,0 +1,145 @@
+//! An object is free when its upstream has seen the end, however a request ends; and when nothing is asked of an upstream
+//! any more, nothing holds it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::super::read_head;
+use super::storm::{Chronicle, witness};
+use super::{
+    ACCEPTS, asks_for_websocket, get, holding, live, named, nothing_is_left, objects, plain, served_by,
+    split, waiting,
+};
+use crate::support::{Backend, eventually, file, proxy, raw_backend, soon, wire};
+
+const RESET: &str = "handover = \"reset\"";
+
+/// A server that says this to every request, and goes on with it for a while when its client has ended the connection.
+async fn lingering(version: &'static str, chronicle: &Arc<Chronicle>, says: &'static [u8]) -> Backend {
+    let chronicle = Arc::clone(chronicle);
+    raw_backend(move |mut socket| {
+        let chronicle = Arc::clone(&chronicle);
+        async move {
+            let head = read_head(&mut socket).await;
+            let Some((_, room)) = head.lines().find_map(|line| {
+                line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("x-room"))
+            }) else {
+                return;
+            };
+            let stay = chronicle.begins(room, version);
+            socket.write_all(says).await.unwrap();
+            let _ = socket.read_to_end(&mut Vec::new()).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            drop(stay);
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_process_does_not_end_before_the_upstream_has_seen_the_end() {
+    let chronicle = Arc::<Chronicle>::default();
+    let one = lingering("v1", &chronicle, b"").await;
+    let proxy = proxy(&file().worker_table(&objects("")).version("v1", &one, 100)).await;
+    let mut leaves = proxy.connect().await;
+    leaves.send(get("lobby")).await;
+    eventually("v1 has it", || chronicle.under_way() == 1).await;
+    drop(leaves);
+    let (metrics, _) = proxy.records().await;
+    assert_eq!(chronicle.under_way(), 0);
+    assert!(metrics.contains(r#"gradual_objects_live{worker="shop"} 0"#));
+}
+
+#[tokio::test]
+async fn a_tunnel_that_has_not_opened_keeps_its_object_until_its_upstream_has_seen_the_end() {
+    let chronicle = Arc::<Chronicle>::default();
+    let (one, two) = (lingering("v1", &chronicle, b"").await, witness("v2", &chronicle).await);
+    let mut proxy = proxy(&split([&one, &two], 0, RESET)).await;
+    let mut asks = proxy.connect().await;
+    asks.send(asks_for_websocket("lobby")).await;
+    eventually("v1 has it", || chronicle.under_way() == 1).await;
+    proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
+    assert_eq!(served_by(&proxy, "lobby").await, "v2..");
+    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    assert_eq!(asks.answer().await.failure(), (503, "object-moving".to_owned()));
+    nothing_is_left(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_stands_still_keeps_its_object_until_its_upstream_has_seen_the_end() {
+    let chronicle = Arc::<Chronicle>::default();
+    let (one, two) = (lingering("v1", &chronicle, ACCEPTS).await, witness("v2", &chronicle).await);
+    let still = |share| split([&one, &two], share, "").worker("timeouts = { idle = \"300ms\" }");
+    let mut proxy = proxy(&still(0)).await;
+    let mut socket = TcpStream::connect(proxy.authority()).await.unwrap();
+    socket.write_all(asks_for_websocket("lobby").as_bytes()).await.unwrap();
+    assert!(soon("the head", read_head(&mut socket)).await.starts_with("HTTP/1.1 101"));
+    proxy.reload(&still(100)).await.unwrap();
+    assert_eq!(served_by(&proxy, "lobby").await, "v2..");
+    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    nothing_is_left(&proxy).await;
+}
+
+/// A client with an HTTP/2 window of nothing never takes its answer.
+#[tokio::test]
+async fn an_answer_of_the_proxy_s_own_holds_no_object_however_slow_its_client_is() {
+    let garbled = raw_backend(async |mut socket| {
+        read_head(&mut socket).await;
+        socket.write_all(b"This is no HTTP\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let proxy = proxy(&file().worker_table(&objects("")).version("v1", &garbled, 100)).await;
+    let mut pipe = proxy.pipe().await;
+    let head = wire::block(&[&wire::request("GET", "/")[..], &[("x-room", "lobby")]].concat());
+    let open = wire::frame(wire::HEADERS, wire::END_HEADERS | wire::END_STREAM, 1, &head);
+    let no_window = wire::frame(wire::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    pipe.write_all(&[wire::PREFACE, &no_window, &open].concat()).await.unwrap();
+    loop {
+        let mut bytes = [0; 9];
+        soon("a frame", pipe.read_exact(&mut bytes)).await.unwrap();
+        let (length, kind, _, _) = wire::frame_head(bytes);
+        soon("its payload", pipe.read_exact(&mut vec![0; length])).await.unwrap();
+        assert_ne!(kind, wire::DATA, "there is no room for it");
+        if kind == wire::HEADERS {
+            break;
+        }
+    }
+    eventually("nobody has it", || live(&proxy) == 0).await;
+    drop(pipe);
+}
+
+#[tokio::test]
+async fn a_retired_version_does_not_take_along_who_waits_for_another() {
+    let (zero, go_on, of_zero) = holding("v0").await;
+    let (one, go, of_one) = holding("v1").await;
+    let two = plain("v2").await;
+    let file = |limits: &str| {
+        file().top(&format!("[server]\nthreads = 1\n[limits]\n{limits}")).worker_table(&objects(""))
+    };
+    let (of_v0, of_v1) = (named("a", 0..50_000), named("a", 50_000..100_000));
+    let mut proxy = proxy(&file("").version("v0", &zero, 50).version("v1", &one, 50)).await;
+    let mut waits = proxy.connect().await;
+    waits.send(get(&of_v0)).await;
+    eventually("v0 has it", || of_zero.load(Ordering::SeqCst) == 1).await;
+    go_on.notify_one();
+    assert_eq!(waits.answer().await.body, b"v0");
+    let (mut retired, mut first) = (proxy.connect().await, proxy.connect().await);
+    retired.send(get(&of_v0)).await;
+    first.send(get(&of_v1)).await;
+    let both = || of_zero.load(Ordering::SeqCst) == 2 && of_one.load(Ordering::SeqCst) == 1;
+    eventually("both have theirs", both).await;
+    let after = |limits: &str| file(limits).version("v2", &two, 100).version("v1", &one, 0);
+    proxy.reload(&after("")).await.unwrap();
+    waits.send(get(&of_v1)).await;
+    eventually("it waits", || waiting(&proxy) == 1).await;
+    proxy.reload(&after("retired_grace = \"1ms\"")).await.unwrap();
+    assert_eq!(retired.rest().await, b"");
+    go.notify_one();
+    assert_eq!(first.answer().await.body, b"v1");
+    assert_eq!(waits.answer().await.body, b"v2");
+    nothing_is_left(&proxy).await;
+}
