@@ -177,8 +177,13 @@ fn turn(limit: Duration) -> Duration {
 }
 
 /// A search for a version that has the asset.
-struct Search {
+pub(super) struct Search {
     asset: Box<Asset>,
+    /// The own version's answer, whose body waits.
+    first: Answer,
+    /// Where that came from.
+    upstream: Option<Rc<str>>,
+    progress: Progress,
     snapshot: Rc<Snapshot>,
     worker: usize,
     /// The own version, and every other that was asked.
@@ -191,13 +196,27 @@ struct Search {
     turn: Duration,
 }
 
+/// How far a search is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// Nobody was asked.
+    Begun,
+    /// The version that had the asset before is asked.
+    Remembered(Member),
+    /// One that is paid from the budget is asked.
+    Paid(Member),
+}
+
 impl Search {
-    fn new(asset: Box<Asset>, meter: &Meter) -> Option<Self> {
+    fn new(asset: Box<Asset>, first: Answer, upstream: Option<Rc<str>>, meter: &Meter) -> Option<Self> {
         let (worker, _) = chosen(meter)?;
         let limit = worker.timeouts().response;
         Some(Self {
             asked: vec![asset.own],
             asset,
+            first,
+            upstream,
+            progress: Progress::Begun,
             snapshot: Rc::clone(&meter.snapshot),
             worker: meter.worker?,
             unsure: false,
@@ -216,6 +235,31 @@ impl Search {
         let version = self.worker().and_then(|(worker, ..)| worker.versions.get(member.index()));
         // What left the deployment since this request began has been told to end already: nothing would end this.
         version.is_some_and(|version| !version.tenure.is_over() && !version.backends.are_down())
+    }
+
+    /// Who is asked next, first the version that had the asset before; `None`: nobody.
+    fn choose(&mut self) -> Option<Member> {
+        self.asset.copy.as_ref()?;
+        if self.progress == Progress::Begun
+            && let Some(member) = self.remembered()
+        {
+            self.progress = Progress::Remembered(member);
+            return Some(member);
+        }
+        if !matches!(self.progress, Progress::Paid(_)) && self.is_known_to_be_missing() {
+            return None;
+        }
+        match self.next() {
+            Next::Ask(member) => {
+                self.progress = Progress::Paid(member);
+                Some(member)
+            }
+            Next::Nobody => {
+                self.remember_missed();
+                None
+            }
+            Next::Unaffordable => None,
+        }
     }
 
     /// The version that had the asset when the own had not, where that is known, and it is up.
@@ -264,8 +308,9 @@ impl Search {
         self.unsure || self.worker().is_some_and(|(_, _, config)| down(config))
     }
 
-    /// Another version has the asset: remembers that, and counts it.
-    fn found(&self, by: Member) {
+    /// The version that is asked has the asset: remembers that, and counts it.
+    fn found(&self) {
+        let (Progress::Remembered(by) | Progress::Paid(by)) = self.progress else { return };
         if let Some((worker, assets, _)) = self.worker() {
             assets.memory.borrow_mut().remember_found(self.asset.place(), self.asset.own, by);
             if let Some(own) = worker.versions.get(self.asset.own.index()) {
@@ -274,8 +319,11 @@ impl Search {
         }
     }
 
-    /// The version that had it did not give it.
-    fn forget_found(&self) {
+    /// The version that is asked has not given it: if it had it before, that is forgotten.
+    fn not_found(&self) {
+        if !matches!(self.progress, Progress::Remembered(_)) {
+            return;
+        }
         if let Some((_, assets, _)) = self.worker().filter(|_| self.asset.is_plain || self.unsure) {
             assets.memory.borrow_mut().forget_found(self.asset.place(), self.asset.own);
         }
@@ -298,68 +346,67 @@ enum Next {
     Unaffordable,
 }
 
+/// What is tried for a request for an asset.
+pub(super) enum Pursuit {
+    /// Its own version is asked.
+    Own(Box<Asset>),
+    /// That one has answered, and another version is asked.
+    Others(Box<Search>),
+}
+
 impl Exchange {
-    /// Sends a request for an asset to its version, and to others where that one has not got it.
-    pub(super) async fn exchange_asset(&mut self, asset: Box<Asset>) -> Result<Answer, Failure> {
-        let first = self.exchange::<false>().await;
-        self.count_attempts(first.is_ok());
-        let first = first?;
-        if !asset.is_missing(&first.0) {
-            return Ok(first);
-        }
-        let mut search = Search::new(asset, &self.meter).ok_or(Kind::NoUpstream)?;
-        let upstream = self.meter.line.as_ref().and_then(|line| line.upstream.clone());
-        match Box::pin(self.ask_others(&mut search)).await {
-            Some(answer) => {
-                discard(first);
-                Ok(answer)
-            }
-            None => {
-                self.go_back(&search);
-                if let Some(line) = &mut self.meter.line {
-                    line.upstream = upstream;
+    /// Judges an answer to a request for an asset: the one that the client gets, or `None` where the request is now one to
+    /// another version, and to be sent.
+    pub(super) fn after(&mut self, exchanged: Result<Answer, Failure>) -> Option<Result<Answer, Failure>> {
+        match self.asset.take() {
+            None => Some(exchanged),
+            Some(Pursuit::Own(asset)) => {
+                self.count_attempts(exchanged.is_ok());
+                match exchanged {
+                    Ok(first) if asset.is_missing(&first.0) => self.search(asset, first),
+                    exchanged => Some(exchanged),
                 }
-                Ok(self.missed(&search.asset, first))
             }
+            Some(Pursuit::Others(mut search)) => match self.judge(&mut search, exchanged) {
+                Some(answer) => {
+                    search.found();
+                    discard(search.first);
+                    Some(Ok(answer))
+                }
+                None => Some(Ok(self.ask_next(search)?)),
+            },
         }
     }
 
-    /// Asks one version after the other, first the one that had the asset before.
-    async fn ask_others(&mut self, search: &mut Search) -> Option<Answer> {
-        search.asset.copy.as_ref()?;
-        if let Some(member) = search.remembered() {
-            if let Some(answer) = self.ask(search, member).await {
-                search.found(member);
-                return Some(answer);
-            }
-            search.forget_found();
+    /// The own version has not got it.
+    fn search(&mut self, asset: Box<Asset>, first: Answer) -> Option<Result<Answer, Failure>> {
+        let upstream = self.meter.line.as_ref().and_then(|line| line.upstream.clone());
+        match Search::new(asset, first, upstream, &self.meter) {
+            Some(search) => Some(Ok(self.ask_next(Box::new(search))?)),
+            None => Some(Err(Kind::NoUpstream.into())),
         }
-        if search.is_known_to_be_missing() {
+    }
+
+    /// Makes the request one to the next version, or gives the own one's answer where nobody is left to ask.
+    fn ask_next(&mut self, mut search: Box<Search>) -> Option<Answer> {
+        while let Some(member) = search.choose() {
+            let Some(request) = search.request_for(member) else { continue };
+            self.request = Some(request);
+            self.attempts = Attempts::of_another_version(Instant::now() + search.turn);
+            self.meter.moves(member.index(), Reason::Asset);
+            self.asset = Some(Pursuit::Others(search));
             return None;
         }
-        loop {
-            match search.next() {
-                Next::Ask(member) => {
-                    if let Some(answer) = self.ask(search, member).await {
-                        search.found(member);
-                        return Some(answer);
-                    }
-                }
-                Next::Nobody => {
-                    search.remember_missed();
-                    return None;
-                }
-                Next::Unaffordable => return None,
-            }
+        self.go_back(&search);
+        if let Some(line) = &mut self.meter.line {
+            line.upstream = search.upstream;
         }
+        Some(self.missed(&search.asset, search.first))
     }
 
-    /// Asks one version; its answer, where it has the asset.
-    async fn ask(&mut self, search: &mut Search, member: Member) -> Option<Answer> {
-        self.request = Some(search.request_for(member)?);
-        self.attempts = Attempts::of_another_version(Instant::now() + search.turn);
-        self.meter.moves(member.index(), Reason::Asset);
-        let answer = self.exchange::<false>().await.ok();
+    /// Another version's answer, where it has the asset.
+    fn judge(&mut self, search: &mut Search, exchanged: Result<Answer, Failure>) -> Option<Answer> {
+        let answer = exchanged.ok();
         self.count_attempts(answer.is_some());
         let result = match &answer {
             Some((response, _)) if search.asset.is_found(response) => AssetRequest::Hit,
@@ -370,6 +417,9 @@ impl Exchange {
             worker.series.asset_asked(result);
         }
         search.unsure |= result == AssetRequest::Failure;
+        if result != AssetRequest::Hit {
+            search.not_found();
+        }
         let mut answer = answer?;
         if result != AssetRequest::Hit {
             discard(answer);

@@ -76,12 +76,7 @@ const MOST_UNSENT: u8 = 4;
 
 impl Exchange {
     /// Sends the request to one of its version's endpoints and waits for the response's head.
-    ///
-    /// `PLAIN` changes nothing of it: the requests that are most have a copy for themselves, which becomes a part of its one
-    /// caller. That saves each of them about a hundred instructions.
-    pub(super) async fn exchange<const PLAIN: bool>(
-        &mut self,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
+    pub(super) async fn exchange(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
         let once = self.is_once();
         let (mut choice, mut timeouts) = self.choose(once)?;
         let need = if self.admitted.upgrade.is_some() { Need::Tunnel } else { Need::Request };

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -14,16 +13,15 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::admission::{Admitted, Refusal, admit, chosen};
-use super::assets::Asset;
+use super::assets::{Asset, Pursuit};
 use super::attempt::Attempts;
 use super::body::ResponseBody;
 use super::connection::ListenerSlot;
 use super::failure::{Failure, Kind, Source};
-use super::objects::{Tenancy, Waiting};
+use super::objects::{self, Waiting, Within};
 use super::panics;
 use super::record::{self, Meter};
 use super::respond::{answer, failed_as, refuse};
@@ -94,6 +92,7 @@ where
     }
 }
 
+// A part of its callers, which are the way of every request.
 #[inline(always)]
 fn meter_of(client: &Rc<Client>) -> Box<Meter> {
     Meter::new(client, client.shard.snapshot(), Instant::now())
@@ -121,7 +120,7 @@ pub(super) struct Exchange {
     pub(super) admitted: Admitted,
     pub(super) attempts: Attempts,
     /// Where other versions may be asked for what the own one has not got.
-    asset: Option<Box<Asset>>,
+    pub(super) asset: Option<Pursuit>,
 }
 
 impl Exchange {
@@ -158,6 +157,7 @@ impl Exchange {
         };
         let asset =
             if meter.steered.is_some() { Asset::of(&meter, &parts, &admitted, bodiless) } else { None };
+        let asset = asset.map(Pursuit::Own);
         let body = if admitted.upgrade.is_some() || bodiless {
             RequestBody::EMPTY
         } else {
@@ -175,10 +175,20 @@ impl Exchange {
 
     /// Sends the request to its version, and makes the client's response of what comes back.
     pub(super) async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
-        // Most requests look at one thing here, and have no room for what is rare.
-        let is_rare = self.meter.steered.is_some() && (self.meter.held.is_some() || self.asset.is_some());
-        let exchanged =
-            if is_rare { Box::pin(self.exchange_steered()).await } else { self.exchange::<true>().await };
+        let mut cut = self.meter.held.as_ref().map(|held| objects::cut(held));
+        // There is one place that sends: so that becomes a part of this, and costs the requests that are most no call.
+        let mut exchanged = loop {
+            let exchanged = Within { cut: cut.as_mut(), exchange: self.exchange() }.await;
+            if self.asset.is_none() {
+                break exchanged;
+            }
+            if let Some(answer) = self.after(exchanged) {
+                break answer;
+            }
+        };
+        if cut.is_some() {
+            exchanged = self.hold_on(exchanged);
+        }
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;
         Ok(match exchanged {
@@ -188,33 +198,6 @@ impl Exchange {
             },
             Err(failure) => refuse(&failure, meter),
         })
-    }
-
-    /// The same for a request that holds an object, for as long as it may.
-    async fn exchange_within(
-        &mut self,
-        tenancy: Arc<Tenancy>,
-    ) -> Result<(Response<Incoming>, Lease), Failure> {
-        let exchanged = tokio::select! {
-            biased;
-            () = tenancy.over() => return Err(Kind::ObjectMoving.into()),
-            exchanged = self.exchange::<false>() => exchanged?,
-        };
-        self.meter.holds_on();
-        // Only from here on is the response found by what cuts it.
-        if tenancy.is_over() { Err(Kind::ObjectMoving.into()) } else { Ok(exchanged) }
-    }
-
-    /// The same for a request that may be for an object, or for an asset that others are asked for.
-    async fn exchange_steered(&mut self) -> Result<(Response<Incoming>, Lease), Failure> {
-        if let Some(held) = &self.meter.held {
-            let tenancy = Arc::clone(held.tenancy());
-            return self.exchange_within(tenancy).await;
-        }
-        match self.asset.take() {
-            None => self.exchange::<false>().await,
-            Some(asset) => self.exchange_asset(asset).await,
-        }
     }
 
     /// Whether the request's `Host` line is what the endpoint is to see.

@@ -23,10 +23,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use self::domain::Overdue;
-pub(super) use self::domain::{Answer, Domain, Permit, Place, Tenancy};
+pub(super) use self::domain::{Answer, Domain, Permit, Place};
 pub use self::fence::{Arrivals, Claim, Elsewhere, Fence, InvalidClaim, Leaving, LiveObject};
 pub(super) use self::held::{
-    Held, Hold, Holders, Obstacle, Wait, Waiting, acquire, end_connection, end_cut, end_stream, see_off,
+    Held, Hold, Holders, Obstacle, Wait, Waiting, Within, acquire, cut, end_connection, end_cut, end_stream,
+    see_off,
 };
 use crate::config::{Config, Handover};
 use crate::metrics::{HandoverResult as Outcome, Registry};

@@ -2,13 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -17,7 +21,7 @@ use tokio::task::AbortHandle;
 use super::domain::Tenancy;
 use super::{Answer, Common, Objects, Permit, Place};
 use crate::proxy::body::ResponseBody;
-use crate::proxy::failure::{Kind, Source};
+use crate::proxy::failure::{Failure, Kind, Source};
 use crate::proxy::handler::{Exchange, Halt};
 use crate::proxy::record::Meter;
 use crate::proxy::respond::refuse;
@@ -275,4 +279,43 @@ pub(in crate::proxy) fn end_stream(hold: Rc<Hold>) {
         tokio::time::sleep(RESET).await;
         drop(hold);
     });
+}
+
+/// Resolves when a request has to end because its object is cut.
+pub(in crate::proxy) fn cut(held: &Held) -> Pin<Box<dyn Future<Output = ()>>> {
+    let tenancy = Arc::clone(held.tenancy());
+    Box::pin(async move { tenancy.over().await })
+}
+
+pin_project! {
+    /// An exchange that ends when its request's object is cut, where it is for one.
+    pub(in crate::proxy) struct Within<'a, F> {
+        pub(in crate::proxy) cut: Option<&'a mut Pin<Box<dyn Future<Output = ()>>>>,
+        #[pin]
+        pub(in crate::proxy) exchange: F,
+    }
+}
+
+impl<T, F: Future<Output = Result<T, Failure>>> Future for Within<'_, F> {
+    type Output = Result<T, Failure>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(cut) = this.cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(Kind::ObjectMoving.into()));
+        }
+        this.exchange.poll(cx)
+    }
+}
+
+impl Exchange {
+    /// What came of an exchange for an object; from now on the response is found by what cuts it.
+    pub(in crate::proxy) fn hold_on<T>(&mut self, exchanged: Result<T, Failure>) -> Result<T, Failure> {
+        let exchanged = exchanged?;
+        self.meter.holds_on();
+        let over = self.meter.held.as_ref().is_some_and(|held| held.tenancy().is_over());
+        if over { Err(Kind::ObjectMoving.into()) } else { Ok(exchanged) }
+    }
 }
