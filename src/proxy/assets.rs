@@ -355,9 +355,22 @@ pub(super) enum Pursuit {
 }
 
 impl Exchange {
-    /// Judges an answer to a request for an asset: the one that the client gets, or `None` where the request is now one to
+    /// Judges an answer to a request for an asset: whether it is now the one that the client gets. Else the request is one to
     /// another version, and to be sent.
-    pub(super) fn after(&mut self, exchanged: Result<Answer, Failure>) -> Option<Result<Answer, Failure>> {
+    #[inline(never)]
+    pub(super) fn is_final(&mut self, exchanged: &mut Result<Answer, Failure>) -> bool {
+        let judged = std::mem::replace(exchanged, Err(Kind::NoUpstream.into()));
+        match self.after(judged) {
+            Some(answer) => {
+                *exchanged = answer;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The answer that the client gets, or `None` where the request is now one to another version.
+    fn after(&mut self, exchanged: Result<Answer, Failure>) -> Option<Result<Answer, Failure>> {
         match self.asset.take() {
             None => Some(exchanged),
             Some(Pursuit::Own(asset)) => {

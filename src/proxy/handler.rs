@@ -177,17 +177,15 @@ impl Exchange {
     pub(super) async fn run(mut self: Box<Self>) -> Result<Response<ResponseBody>, Infallible> {
         let mut cut = self.meter.held.as_ref().map(|held| objects::cut(held));
         // There is one place that sends: so that becomes a part of this, and costs the requests that are most no call.
-        let mut exchanged = loop {
-            let exchanged = Within { cut: cut.as_mut(), exchange: self.exchange() }.await;
-            if self.asset.is_none() {
-                break exchanged;
+        let mut exchanged;
+        loop {
+            exchanged = Within { cut: cut.as_mut(), exchange: self.exchange() }.await;
+            if self.asset.is_none() || self.is_final(&mut exchanged) {
+                break;
             }
-            if let Some(answer) = self.after(exchanged) {
-                break answer;
-            }
-        };
+        }
         if cut.is_some() {
-            exchanged = self.hold_on(exchanged);
+            self.hold_on(&mut exchanged);
         }
         self.count_retry(exchanged.is_ok());
         let Self { meter, admitted, .. } = *self;

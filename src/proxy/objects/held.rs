@@ -311,11 +311,15 @@ impl<T, F: Future<Output = Result<T, Failure>>> Future for Within<'_, F> {
 }
 
 impl Exchange {
-    /// What came of an exchange for an object; from now on the response is found by what cuts it.
-    pub(in crate::proxy) fn hold_on<T>(&mut self, exchanged: Result<T, Failure>) -> Result<T, Failure> {
-        let exchanged = exchanged?;
+    /// The exchange for an object is over: from now on the response is found by what cuts it.
+    #[inline(never)]
+    pub(in crate::proxy) fn hold_on<T>(&mut self, exchanged: &mut Result<T, Failure>) {
+        if exchanged.is_err() {
+            return;
+        }
         self.meter.holds_on();
-        let over = self.meter.held.as_ref().is_some_and(|held| held.tenancy().is_over());
-        if over { Err(Kind::ObjectMoving.into()) } else { Ok(exchanged) }
+        if self.meter.held.as_ref().is_some_and(|held| held.tenancy().is_over()) {
+            *exchanged = Err(Kind::ObjectMoving.into());
+        }
     }
 }
