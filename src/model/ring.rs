@@ -152,7 +152,6 @@ impl Ring {
     }
 
     /// Where a request goes: the object decides, then the override, the asset's pin, the key, and at last the draw.
-    #[inline(always)]
     pub fn decide(&self, ask: &Ask<'_>) -> Decision {
         if let Some(object) = ask.object {
             let position = self.position(object);

@@ -220,20 +220,24 @@ fn select<L: Lines + ?Sized>(
     let secret = overrides.and_then(|_| worker.secret());
     let sent = Sent { key, overrides, trusted, secret, draw: client.shard.draw(), ..Sent::default() };
     let selection = worker.policy().select(&sent);
-    let decision =
-        if worker.remaps() { fail_over(worker, &selection, sent.draw) } else { selection.decision };
+    let decision = settle(worker, &selection, sent.draw);
+    meter.overridden = selection.overridden;
+    meter.chose(decision.member.index(), decision.reason);
+}
+
+/// What a choice comes to where versions may stand in for each other. Counts what became of an override.
+pub(super) fn settle(worker: &WorkerState, selection: &Selection<'_>, draw: u64) -> Decision {
     match selection.overridden {
         Override::Absent => {}
         Override::Version(_) => worker.series.overridden(None),
         Override::Ignored(problem) => worker.series.overridden(Some(problem)),
     }
-    meter.overridden = selection.overridden;
-    meter.chose(decision.member.index(), decision.reason);
+    if worker.remaps() { fail_over(worker, selection, draw) } else { selection.decision }
 }
 
 /// The decision where versions may stand in for each other.
 #[inline(never)]
-pub(super) fn fail_over(worker: &WorkerState, selection: &Selection<'_>, draw: u64) -> Decision {
+fn fail_over(worker: &WorkerState, selection: &Selection<'_>, draw: u64) -> Decision {
     let is_up = |member: Member| {
         worker.versions.get(member.index()).is_some_and(|version| !version.backends.are_down())
     };

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::head::{self, Introduction, Seen};
 use super::proxy_protocol::{self, Named, Parsed};
 use super::shard::{self, Gauge};
-use super::{Census, Load, Services, Shards, Standings, Thread, Timing};
+use super::{Census, Common, Load, Services, Shards, Standings, Thread, Timing};
 use crate::config::Config;
 use crate::diag::Diagnostic;
 
@@ -70,20 +70,13 @@ impl Here {
     pub async fn start(config: &Config, services: Services) -> Result<Self, Vec<Diagnostic>> {
         let (inbox, commands) = mpsc::unbounded_channel();
         let gauge = Arc::new(Gauge::default());
-        let census = Census::of_process(1);
-        let standings = Arc::new(Standings::new(Timing::default()));
-        tokio::task::spawn_local(shard::run(
-            0,
-            services,
-            Arc::clone(&standings),
-            Arc::clone(&census),
-            Arc::clone(&gauge),
-            commands,
-        ));
+        let (standings, census) = (Arc::new(Standings::new(Timing::default())), Census::of_process(1));
+        let common = Common { services, standings, census, objects: Arc::default() };
+        tokio::task::spawn_local(shard::run(0, common.clone(), Arc::clone(&gauge), commands));
         // Nothing but a place in the list: the shard runs here.
         let handle = std::thread::spawn(|| {});
         let threads = vec![Thread { inbox, gauge, handle }];
-        let mut shards = Shards::over(threads, standings, census);
+        let mut shards = Shards::over(threads, common);
         let prepared = shards.prepare(config).await?;
         shards.commit(prepared).await;
         Ok(Self(shards))

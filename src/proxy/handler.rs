@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -179,7 +179,7 @@ impl Exchange {
         // There is one place that sends: so that becomes a part of this, and costs the requests that are most no call.
         let mut exchanged;
         loop {
-            exchanged = Within { cut: cut.as_mut(), exchange: self.exchange() }.await;
+            exchanged = Within { cut: cut.as_mut(), exchange: pin!(self.exchange()) }.await;
             if self.asset.is_none() || self.is_final(&mut exchanged) {
                 break;
             }

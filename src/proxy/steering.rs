@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use uuid::Uuid;
 
-use super::admission::{fail_over, remove_refused};
+use super::admission::{remove_refused, settle};
 use super::assets::Assets;
 use super::handler::Client;
 use super::head::{self, Seen};
@@ -22,10 +22,10 @@ use super::snapshot::WorkerState;
 use crate::config::{self, Affinity, TrustedProxies, Worker};
 use crate::model::affinity;
 use crate::model::assets::DEPLOYMENT_HEADER;
-use crate::model::decision::{Origin, Ruled, Selection, Sent};
+use crate::model::decision::{Origin, Ruled, Sent};
 use crate::model::forwarded;
 use crate::model::head::{KEY_HEADER, Lines, trim_ows};
-use crate::model::overrides::{OVERRIDES_HEADER, Override};
+use crate::model::overrides::OVERRIDES_HEADER;
 use crate::model::ring::Member;
 use crate::rules::{Expression, Facts, Outcome, Rules};
 
@@ -129,8 +129,10 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
         draw: request.client.shard.draw(),
     };
     let selection = worker.policy().select(&sent);
-    let member = note(worker, meter, &selection, sent.draw);
-    steered.asset = assets.map(|_| member);
+    let decision = settle(worker, &selection, sent.draw);
+    meter.overridden = selection.overridden;
+    meter.chose(decision.member.index(), decision.reason);
+    steered.asset = assets.map(|_| decision.member);
     let origin = selection.origin;
     let from_cookie = cookie.filter(|_| origin == Origin::Cookie);
     let made = made.filter(|_| origin == Origin::Made);
@@ -154,19 +156,6 @@ fn gate(request: &Request<'_>, worker: &WorkerState, steered: &mut Steered, head
     if request.seen.has_ours() {
         head::remove_ours(headers);
     }
-}
-
-/// Notes the choice, or what stands in for it.
-fn note(worker: &WorkerState, meter: &mut Meter, selection: &Selection<'_>, draw: u64) -> Member {
-    let decision = if worker.remaps() { fail_over(worker, selection, draw) } else { selection.decision };
-    match selection.overridden {
-        Override::Absent => {}
-        Override::Version(_) => worker.series.overridden(None),
-        Override::Ignored(problem) => worker.series.overridden(Some(problem)),
-    }
-    meter.overridden = selection.overridden;
-    meter.chose(decision.member.index(), decision.reason);
-    decision.member
 }
 
 /// The version that the page of an asset came from, where the request says so.

@@ -580,7 +580,6 @@ impl Lease {
     }
 
     /// Keeps the connection for another request.
-    #[inline(always)]
     pub(super) fn give_back(self) {
         if let Connection::Single(single) = self.connection {
             self.place.0.pool.keep(single);

@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
-use pin_project_lite::pin_project;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -287,26 +286,22 @@ pub(in crate::proxy) fn cut(held: &Held) -> Pin<Box<dyn Future<Output = ()>>> {
     Box::pin(async move { tenancy.over().await })
 }
 
-pin_project! {
-    /// An exchange that ends when its request's object is cut, where it is for one.
-    pub(in crate::proxy) struct Within<'a, F> {
-        pub(in crate::proxy) cut: Option<&'a mut Pin<Box<dyn Future<Output = ()>>>>,
-        #[pin]
-        pub(in crate::proxy) exchange: F,
-    }
+/// An exchange that ends when its request's object is cut, where it is for one.
+pub(in crate::proxy) struct Within<'a, F> {
+    pub(in crate::proxy) cut: Option<&'a mut Pin<Box<dyn Future<Output = ()>>>>,
+    pub(in crate::proxy) exchange: Pin<&'a mut F>,
 }
 
 impl<T, F: Future<Output = Result<T, Failure>>> Future for Within<'_, F> {
     type Output = Result<T, Failure>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(cut) = this.cut
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(cut) = &mut self.cut
             && cut.as_mut().poll(cx).is_ready()
         {
             return Poll::Ready(Err(Kind::ObjectMoving.into()));
         }
-        this.exchange.poll(cx)
+        self.exchange.as_mut().poll(cx)
     }
 }
 
