@@ -21,7 +21,7 @@ mod sections;
 mod texts;
 mod worker;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -124,12 +124,14 @@ impl TrustedProxies {
     /// Whether a peer counts; `None` is a peer on a Unix socket.
     pub fn contain(&self, peer: Option<SocketAddr>) -> bool {
         match peer {
-            Some(address) => {
-                let ip = address.ip().to_canonical();
-                self.networks.iter().any(|network| network.contains(&ip))
-            }
+            Some(address) => self.include(&address.ip().to_canonical()),
             None => self.unix,
         }
+    }
+
+    /// Whether an address, in its canonical form, is one of theirs.
+    pub fn include(&self, address: &IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(address))
     }
 }
 

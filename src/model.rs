@@ -11,6 +11,7 @@ pub mod forwarded;
 pub mod head;
 pub mod name;
 pub mod overrides;
+pub mod percent;
 pub mod ring;
 pub mod route;
 pub mod secret;

@@ -134,9 +134,8 @@ impl<'a> Sender<'a> {
 
     fn address(&self, headers: &HeaderMap) -> Option<IpAddr> {
         let peer = self.peer.map(|ip| ip.to_canonical());
-        let Some(TrustedProxies { networks, .. }) = self.among else { return peer };
-        let is_proxy = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
-        forwarded::believed_address(peer, headers, is_proxy)
+        let Some(proxies) = self.among else { return peer };
+        forwarded::believed_address(peer, headers, |address| proxies.include(address))
     }
 }
 

@@ -167,9 +167,7 @@ impl WorkerSeries {
             counter.add(1);
         }
     }
-}
 
-impl WorkerSeries {
     /// Counts an asset that was asked of another version.
     pub fn asset_asked(&self, result: AssetRequest) {
         self.assets_asked[result as usize].add(1);

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
-use super::head::{Lines, trim_ows};
+use super::head::{Lines, cookies, trim_ows};
 
 /// The most bytes of a value that counts.
 const MOST: usize = 128;
@@ -20,24 +20,16 @@ pub fn find<'a, L: Lines + ?Sized>(lines: &'a L, name: &str) -> Option<&'a [u8]>
     let mut found = None;
     lines.each(&mut |line, value| {
         if line == "cookie" && found.is_none() {
-            found = pairs(value).find(|(of, value)| *of == name.as_bytes() && is_valid(value));
+            found = cookies(value).find(|(of, value)| *of == name.as_bytes() && is_valid(value));
         }
     });
     found.map(|(_, value)| value)
 }
 
-/// The pairs of a `Cookie` line. What has no `=` is the value of a cookie without name, as browsers have it.
-fn pairs(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    line.split(|&byte| byte == b';').map(|pair| match pair.iter().position(|&byte| byte == b'=') {
-        Some(at) => (trim_ows(&pair[..at]), trim_ows(&pair[at + 1..])),
-        None => (&b""[..], trim_ows(pair)),
-    })
-}
-
 /// A `Cookie` line without one cookie, however often it is in it. `None` where it is not in it; empty where nothing else is.
 pub fn without(line: &[u8], name: &str) -> Option<Vec<u8>> {
     let parts = || line.split(|&byte| byte == b';').map(trim_ows);
-    let is_it = |part: &&[u8]| pairs(part).any(|(of, _)| of == name.as_bytes());
+    let is_it = |part: &&[u8]| cookies(part).any(|(of, _)| of == name.as_bytes());
     if !parts().any(|part| is_it(&part)) {
         return None;
     }
@@ -50,7 +42,7 @@ pub fn count<L: Lines + ?Sized>(lines: &L, name: &str) -> usize {
     let mut count = 0;
     lines.each(&mut |line, value| {
         if line == "cookie" {
-            count += pairs(value).filter(|(of, _)| *of == name.as_bytes()).count();
+            count += cookies(value).filter(|(of, _)| *of == name.as_bytes()).count();
         }
     });
     count

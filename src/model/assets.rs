@@ -10,6 +10,7 @@ use std::fmt;
 use super::deployment::{Deployment, Metadata};
 use super::head::trim_ows;
 use super::name::VersionId;
+use super::percent;
 use super::ring::Member;
 
 /// A pattern of paths: `*` stands for any run of bytes, all else for itself. It is matched against the whole raw path.
@@ -196,14 +197,10 @@ const LONGEST_NAME: usize = 100;
 /// A part of a query with what is percent-encoded decoded; `None` where it is too long for a name. `+` stands for itself: tags
 /// have it, as build metadata.
 fn decoded<'b>(text: &str, buffer: &'b mut [u8; LONGEST_NAME]) -> Option<&'b [u8]> {
-    let digit =
-        |byte: Option<&u8>| char::from(*byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (bytes, mut at, mut length) = (text.as_bytes(), 0, 0);
-    while let Some(&byte) = bytes.get(at) {
-        let escaped =
-            if byte == b'%' { digit(bytes.get(at + 1)).zip(digit(bytes.get(at + 2))) } else { None };
-        *buffer.get_mut(length)? = escaped.map_or(byte, |(high, low)| high << 4 | low);
-        at += if escaped.is_some() { 3 } else { 1 };
+    let (mut rest, mut length) = (text.as_bytes(), 0);
+    while let Some((byte, width)) = percent::first(rest) {
+        *buffer.get_mut(length)? = byte;
+        rest = rest.get(width..).unwrap_or_default();
         length += 1;
     }
     buffer.get(..length)

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use memchr::memchr;
+
 /// The request header whose value places a request on the ring.
 pub const KEY_HEADER: &str = "cloudflare-workers-version-key";
 
@@ -59,6 +61,31 @@ pub fn trim_ows(mut value: &[u8]) -> &[u8] {
         value = rest;
     }
     value
+}
+
+/// What stands between separators.
+pub fn parts(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let (part, after) = match memchr(separator, text) {
+            Some(at) => (text.get(..at).unwrap_or_default(), text.get(at + 1..)),
+            None => (text, None),
+        };
+        rest = after;
+        Some(part)
+    })
+}
+
+/// The cookies of a `Cookie` line: names and values as sent, without white space around them. What has no `=` is the value of
+/// a cookie without name, as browsers have it.
+pub fn cookies(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    parts(line, b';').map(|pair| match memchr(b'=', pair) {
+        Some(at) => {
+            (trim_ows(pair.get(..at).unwrap_or_default()), trim_ows(pair.get(at + 1..).unwrap_or_default()))
+        }
+        None => (&b""[..], trim_ows(pair)),
+    })
 }
 
 /// Lines in a list: for tools, and for tests of what a rule or a decision sees.

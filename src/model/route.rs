@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use super::percent;
+
 /// A route pattern such as `example.com/*` or `*.example.com/shop/*`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
@@ -255,10 +257,10 @@ pub fn has_dot_segment(path: &str) -> bool {
     }
     let (mut dots, mut other, mut at) = (0, false, 0);
     while at <= bytes.len() {
-        let (byte, width) = decoded(bytes, at);
-        match byte {
-            Some(b'.') => dots += 1,
-            None | Some(b'/' | b'\\') => {
+        let decoded = percent::first(bytes.get(at..).unwrap_or_default());
+        match decoded {
+            Some((b'.', _)) => dots += 1,
+            None | Some((b'/' | b'\\', _)) => {
                 if !other && (dots == 1 || dots == 2) {
                     return true;
                 }
@@ -266,21 +268,9 @@ pub fn has_dot_segment(path: &str) -> bool {
             }
             Some(_) => other = true,
         }
-        at += width;
+        at += decoded.map_or(1, |(_, width)| width);
     }
     false
-}
-
-/// The byte at a place, a percent-encoded one decoded, and its width; `None` at the end.
-fn decoded(bytes: &[u8], at: usize) -> (Option<u8>, usize) {
-    let hex = |at: usize| bytes.get(at).and_then(|&byte| char::from(byte).to_digit(16));
-    match bytes.get(at) {
-        Some(b'%') => match (hex(at + 1), hex(at + 2)) {
-            (Some(high), Some(low)) => (u8::try_from(high * 16 + low).ok(), 3),
-            _ => (Some(b'%'), 1),
-        },
-        byte => (byte.copied(), 1),
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Steering: what besides the two headers decides where a worker's requests go. Rules edit the request, and a cookie is the
-//! key of clients that have no other. A worker that configures none of it has no [`Steering`], and its requests take the
-//! shorter way in `proxy::admission`.
+//! Steering: what besides the two headers decides where a worker's requests go. Rules edit the request, an object has one
+//! version, an asset's page may name another, and a cookie is the key of clients that have no other. A worker that configures
+//! none of it has no [`Steering`], and its requests take the shorter way in `proxy::admission`.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -245,10 +245,7 @@ fn believed_address(request: &Request<'_>, headers: &HeaderMap) -> Option<IpAddr
     if !request.trusted {
         return peer;
     }
-    let networks = &request.trusted_proxies.networks;
-    forwarded::believed_address(peer, headers, |address| {
-        networks.iter().any(|network| network.contains(address))
-    })
+    forwarded::believed_address(peer, headers, |address| request.trusted_proxies.include(address))
 }
 
 /// Whether the request asks for a page, so that its client can receive the cookie.

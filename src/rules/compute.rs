@@ -13,9 +13,9 @@ use super::context::{Context, MOST_BYTES};
 use super::functions::Function;
 use super::json;
 use super::patterns::{Pattern, Template};
-use super::request::parts;
 use super::types::Value;
 use super::url;
+use crate::model::head::parts;
 
 /// The result of a function for its first argument, and those of the others that are no part of it.
 pub(super) fn apply<'s>(
@@ -55,8 +55,8 @@ fn of_text<'s>(
         Function::Length => return Some(count(text.len())),
         Function::LookupJsonInteger(keys) => return json::integer(text, keys).map(Value::Int),
         Function::Split { separator, limit } => return split(context, text, separator, *limit),
-        Function::Lower => recased(context, text, u8::is_ascii_uppercase, <[u8]>::make_ascii_lowercase)?,
-        Function::Upper => recased(context, text, u8::is_ascii_lowercase, <[u8]>::make_ascii_uppercase)?,
+        Function::Lower => context.lower_case(text)?,
+        Function::Upper => context.upper_case(text)?,
         Function::Substring => substring(text, rest)?,
         Function::Replace { pattern, with } => replace(context, text, pattern, with)?,
         Function::UrlDecode(decoding) => url::decode(context, text, *decoding)?,
@@ -168,21 +168,6 @@ fn join<'s>(context: &Context<'s>, elements: &[Value<'s>], rest: &'s [Value<'s>]
         append(context, &mut joined, bytes(element).unwrap_or_default())?;
     }
     Some(joined.into_bump_slice())
-}
-
-fn recased<'s>(
-    context: &Context<'s>,
-    text: &'s [u8],
-    other: impl Fn(&u8) -> bool,
-    change: impl Fn(&mut [u8]),
-) -> Option<&'s [u8]> {
-    if !text.iter().any(other) {
-        return Some(text);
-    }
-    let mut changed = context.buffer(text.len())?;
-    changed.extend_from_slice_copy(text);
-    change(&mut changed);
-    Some(changed.into_bump_slice())
 }
 
 /// Bytes from one position up to another; negative ones count from the end, and those beyond it mean the end.

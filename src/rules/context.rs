@@ -89,4 +89,24 @@ impl<'s> Context<'s> {
         parts.iter().for_each(|part| all.extend_from_slice_copy(part));
         Some(all.into_bump_slice())
     }
+
+    /// A text with its ASCII letters in lower case: itself where they are. `None` where that would be too much work.
+    pub(super) fn lower_case(&self, text: &'s [u8]) -> Option<&'s [u8]> {
+        self.recased(text, u8::is_ascii_uppercase, <[u8]>::make_ascii_lowercase)
+    }
+
+    /// A text with its ASCII letters in upper case: itself where they are. `None` where that would be too much work.
+    pub(super) fn upper_case(&self, text: &'s [u8]) -> Option<&'s [u8]> {
+        self.recased(text, u8::is_ascii_lowercase, <[u8]>::make_ascii_uppercase)
+    }
+
+    fn recased(&self, text: &'s [u8], other: fn(&u8) -> bool, change: fn(&mut [u8])) -> Option<&'s [u8]> {
+        if !text.iter().any(other) {
+            return Some(text);
+        }
+        let mut changed = self.buffer(text.len())?;
+        changed.extend_from_slice_copy(text);
+        change(&mut changed);
+        Some(changed.into_bump_slice())
+    }
 }

@@ -5,16 +5,11 @@ use memchr::memchr;
 
 use super::context::Context;
 use super::types::Value;
-use crate::model::head::trim_ows;
+use crate::model::head::{self, parts, trim_ows};
 
-/// The cookies of a `Cookie` line: names and values as sent. What has no `=` or no name is none.
+/// The cookies of a `Cookie` line that have a name.
 pub(super) fn cookies(line: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    parts(line, b';').filter_map(|pair| {
-        let equals = memchr(b'=', pair)?;
-        let (name, value) = (pair.get(..equals)?, pair.get(equals + 1..)?);
-        let name = trim_ows(name);
-        (!name.is_empty()).then(|| (name, trim_ows(value)))
-    })
+    head::cookies(line).filter(|(name, _)| !name.is_empty())
 }
 
 /// The arguments of a query: names and values as sent. One without `=` has an empty value.
@@ -26,38 +21,14 @@ pub(super) fn args(query: Option<&str>) -> impl Iterator<Item = (&[u8], &[u8])> 
     })
 }
 
-/// What stands between separators.
-pub(super) fn parts(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let (part, after) = match memchr(separator, text) {
-            Some(at) => (text.get(..at).unwrap_or_default(), text.get(at + 1..)),
-            None => (text, None),
-        };
-        rest = after;
-        Some(part)
-    })
-}
-
 /// What follows the last dot of the path's last segment, in lower case; empty where that dot begins the segment.
 pub(super) fn extension<'s>(context: &Context<'s>) -> Option<&'s [u8]> {
     let path = context.facts.path;
     let segment = path.rsplit('/').next().unwrap_or_default();
     match segment.rsplit_once('.') {
-        Some((before, extension)) if !before.is_empty() => lower_case(context, extension.as_bytes()),
+        Some((before, extension)) if !before.is_empty() => context.lower_case(extension.as_bytes()),
         _ => Some(b""),
     }
-}
-
-fn lower_case<'s>(context: &Context<'s>, text: &'s [u8]) -> Option<&'s [u8]> {
-    if !text.iter().any(u8::is_ascii_uppercase) {
-        return Some(text);
-    }
-    let mut lower = context.buffer(text.len())?;
-    lower.extend_from_slice_copy(text);
-    lower.make_ascii_lowercase();
-    Some(lower.into_bump_slice())
 }
 
 /// The language tags of `Accept-Language`, those of most weight first. Neither `*` nor a tag of weight 0 is among them.
@@ -88,8 +59,7 @@ pub(super) fn languages<'s>(context: &Context<'s>) -> Option<Value<'s>> {
 /// The weight that a parameter says, in thousandths; `None` for other parameters. One that is no weight (RFC 9110 section
 /// 12.4.2) counts as 0.
 fn weight(parameter: &[u8]) -> Option<u16> {
-    let text = trim_ows(parameter);
-    let ([b'q' | b'Q', b'=', number @ ..], _) = (text, ()) else { return None };
+    let [b'q' | b'Q', b'=', number @ ..] = trim_ows(parameter) else { return None };
     let weight = match number {
         [b'1'] | [b'1', b'.'] => Some(1000),
         [b'1', b'.', zeros @ ..] => {

@@ -3,6 +3,7 @@
 use memchr::memchr2;
 
 use super::context::Context;
+use crate::model::percent;
 
 /// How `url_decode` decodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,24 +17,12 @@ pub(super) struct Decoding {
 /// How often a recursive decoding decodes: each round reads all of the text, in the same memory.
 const MOST_ROUNDS: usize = 16;
 
-/// A byte that is encoded at the beginning of a text.
-fn encoded(text: &[u8]) -> Option<u8> {
-    let [b'%', high, low, ..] = text else { return None };
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    Some(digit(high)? << 4 | digit(low)?)
-}
-
 /// Whether a text is a key once its percent-encodings are decoded. What is no encoding stands for itself.
 pub(super) fn decodes_to(mut text: &[u8], key: &[u8]) -> bool {
     for &expected in key {
-        let (found, length) = match (encoded(text), text.first()) {
-            (Some(byte), _) => (byte, 3),
-            (None, Some(&byte)) => (byte, 1),
-            (None, None) => return false,
-        };
-        if found != expected {
+        let Some((_, length)) = percent::first(text).filter(|(found, _)| *found == expected) else {
             return false;
-        }
+        };
         text = text.get(length..).unwrap_or_default();
     }
     text.is_empty()
@@ -46,10 +35,9 @@ pub(super) fn decoded_name<'s>(context: &Context<'s>, name: &'s [u8]) -> Option<
     }
     let mut decoded = context.buffer(name.len())?;
     let mut rest = name;
-    while let Some(&first) = rest.first() {
-        let byte = encoded(rest);
-        decoded.push(byte.unwrap_or(first));
-        rest = rest.get(if byte.is_some() { 3 } else { 1 }..).unwrap_or_default();
+    while let Some((byte, length)) = percent::first(rest) {
+        decoded.push(byte);
+        rest = rest.get(length..).unwrap_or_default();
     }
     Some(decoded.into_bump_slice())
 }
@@ -82,7 +70,7 @@ fn decode_once(text: &mut [u8], unicode: bool) -> Option<usize> {
         let (plain, length) = match code.first() {
             None => (&b""[..], 0),
             Some(b'+') => (&b" "[..], 1),
-            Some(_) => match (encoded(code), unicode.then(|| character(code)).flatten()) {
+            Some(_) => match (percent::encoded(code), unicode.then(|| character(code)).flatten()) {
                 (Some(byte), _) => {
                     buffer = [byte, 0, 0, 0];
                     (&buffer[..1], 3)
