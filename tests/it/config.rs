@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gradual::config::{AccessTarget, Config, Endpoint, Scheme, UpstreamHost, json_schema, parse};
+use gradual::config::{AccessTarget, Config, Endpoint, Handover, Scheme, UpstreamHost, json_schema, parse};
 use gradual::diag::Report;
 use gradual::model::decision::Senders;
 use proptest::prelude::*;
@@ -181,7 +181,8 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
         "[limits]\n{}\n[log]\naccess = {}\n[[listener]]\naddress = \"127.0.0.1:8080\"\n\
          proxy_protocol = {}\n[[worker]]\nname = \"my-worker\"\nexpose_version = {}\noverrides = {}\nkeys = {}\n\
          on_unavailable = {}\nupstream_host = {}\ntimeouts = {{ connect = {}, response = {}, idle = {} }}\n\
-         assets = {{ paths = [\"*.js\"], fallback = {} }}\n",
+         assets = {{ paths = [\"*.js\"], fallback = {} }}\naffinity = {{ cookie = \"key\", cookie_forward = {} }}\n\
+         objects = {{ key = \"ip.src\", handover = {}, timeout = {} }}\n",
         limits.join("\n"),
         d("log.access"),
         d("listener.proxy_protocol"),
@@ -194,10 +195,15 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
         d("worker.timeouts.response"),
         d("worker.timeouts.idle"),
         d("worker.assets.fallback"),
+        d("worker.affinity.cookie_forward"),
+        d("worker.objects.handover"),
+        d("worker.objects.timeout"),
     );
     let (_, rest) = MINIMAL.split_once("name = \"my-worker\"\n").unwrap();
-    let implicit =
-        MINIMAL.replace("name = \"my-worker\"\n", "name = \"my-worker\"\nassets.paths = [\"*.js\"]\n");
+    let implicit = MINIMAL.replace(
+        "name = \"my-worker\"\n",
+        "name = \"my-worker\"\nassets.paths = [\"*.js\"]\naffinity.cookie = \"key\"\nobjects.key = \"ip.src\"\n",
+    );
     assert_eq!(good(&(explicit + rest)), good(&implicit));
     let admin = format!("[admin]\naddress = {}\n", d("admin.address"));
     assert_eq!(good(&(admin + MINIMAL)).admin.address, good(MINIMAL).admin.address);
@@ -322,11 +328,14 @@ fn the_salt_is_the_workers_name_unless_the_file_says_otherwise() {
 
 #[test]
 fn the_defaults_are_those_of_the_specification() {
-    let config = good(MINIMAL);
+    let objects = "[worker.objects]\nkey = \"ip.src\"\n[worker.deployment]\n";
+    let config = good(&MINIMAL.replace("[worker.deployment]\n", objects));
     assert_eq!(config.admin.address.value.to_string(), "127.0.0.1:9900");
     assert!(!config.admin.configured && config.admin.metrics_open);
     assert_eq!(config.limits.drain_timeout, Duration::from_secs(30));
     assert_eq!(config.workers[0].routes.iter().map(ToString::to_string).collect::<Vec<_>>(), ["*/*"]);
+    let objects = config.workers[0].objects.as_ref().unwrap();
+    assert_eq!((objects.handover, objects.timeout), (Handover::Drain, Duration::from_secs(30)));
 }
 
 #[test]

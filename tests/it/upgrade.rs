@@ -119,9 +119,18 @@ impl Program {
     }
 
     fn admin(&self, request: &str) -> Option<Answer> {
+        self.admin_with(request, "Host: localhost")
+    }
+
+    fn admin_with(&self, request: &str, lines: &str) -> Option<Answer> {
         UnixStream::connect(self.path("admin.sock")).ok()?;
-        let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}");
+        let request = format!("{request} HTTP/1.1\r\n{lines}\r\nAuthorization: Bearer {TOKEN}");
         Some(exchange(&Address::Unix(self.path("admin.sock")), &request))
+    }
+
+    fn reload(&self) -> Answer {
+        let lines = "Host: localhost\r\nContent-Type: application/json";
+        self.admin_with("POST /api/v1/reload", lines).unwrap()
     }
 
     fn status(&self) -> Value {

@@ -5,7 +5,8 @@ mod protocols;
 mod storm;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::future::{Ready, ready};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -13,16 +14,20 @@ use futures_util::{SinkExt, StreamExt};
 use gradual::metrics::Gauges;
 use http::{Request, Response};
 use http_body::Frame;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::support::{
-    Backend, Body, Connection, File, Proxy, backend, collect, empty, eventually, file, frames, http2, proxy,
-    raw_backend, soon,
+    Answer, Backend, Body, Connection, Feed, File, Proxy, backend, collect, empty, eventually, file, frames,
+    http2, proxy, raw_backend, soon,
 };
 
 use self::storm::{Chronicle, witness};
@@ -109,19 +114,119 @@ async fn plain(version: &'static str) -> Backend {
     backend(version).start().await
 }
 
-/// A server that holds requests until it is told to answer, and says how many it has.
-async fn holding(version: &'static str) -> (Backend, Arc<tokio::sync::Notify>, Arc<AtomicU64>) {
-    let (go, count) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicU64::new(0)));
-    let (of_backend, counted) = (Arc::clone(&go), Arc::clone(&count));
+/// A server that holds every request until it is let answer.
+struct Holding {
+    backend: Backend,
+    answers: Arc<Semaphore>,
+    count: Arc<AtomicUsize>,
+}
+
+async fn holding(version: &'static str) -> Holding {
+    let (answers, count) = (Arc::new(Semaphore::new(0)), Arc::<AtomicUsize>::default());
+    let (of_backend, counted) = (Arc::clone(&answers), Arc::clone(&count));
     let held = backend(version).answering(move |_| {
-        let go = Arc::clone(&of_backend);
+        let answers = Arc::clone(&of_backend);
         counted.fetch_add(1, Ordering::SeqCst);
         async move {
-            go.notified().await;
+            answers.acquire().await.unwrap().forget();
             Response::new(crate::support::body(version))
         }
     });
-    (held.start().await, go, count)
+    Holding { backend: held.start().await, answers, count }
+}
+
+impl Holding {
+    /// How many requests have reached it.
+    fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Lets it answer so many requests.
+    fn answer(&self, count: usize) {
+        self.answers.add_permits(count);
+    }
+
+    /// A client whose request for an object it holds.
+    async fn holds(&self, proxy: &Proxy, room: &str) -> Connection {
+        let (before, mut client) = (self.count(), proxy.connect().await);
+        client.send(get(room)).await;
+        eventually("the request is held", || self.count() > before).await;
+        client
+    }
+}
+
+fn room_of(request: &Request<Incoming>) -> String {
+    request.headers()["x-room"].to_str().unwrap().to_owned()
+}
+
+/// What goes on with an answer, by the object that it is for.
+type Feeds = Arc<Mutex<HashMap<String, Feed>>>;
+
+/// Begins every answer with `one`, and ends none by itself.
+fn endless(feeds: &Feeds) -> impl Fn(Request<Incoming>) -> Ready<Response<Body>> + Send + Sync + use<> {
+    let feeds = Arc::clone(feeds);
+    move |request| {
+        let (feed, body) = frames();
+        feed.try_send(Ok(Frame::data(Bytes::from_static(b"one")))).unwrap();
+        feeds.lock().unwrap().insert(room_of(&request), feed);
+        ready(Response::new(body))
+    }
+}
+
+/// An object that belongs to `two` since a reload, while `one` still holds a request for it.
+struct Moved {
+    proxy: Proxy,
+    one: Holding,
+    two: Backend,
+    /// Whose request is held.
+    first: Connection,
+}
+
+/// `lobby`, and every other object, moves from a server that holds its request to one that answers at once.
+async fn moved() -> Moved {
+    moved_to("lobby", plain("v2").await).await
+}
+
+async fn moved_to(room: &str, two: Backend) -> Moved {
+    let one = holding("v1").await;
+    let proxy = proxy(&split([&one.backend, &two], 0, "")).await;
+    let first = one.holds(&proxy, room).await;
+    let mut moved = Moved { proxy, one, two, first };
+    moved.reload(100, "").await;
+    moved
+}
+
+impl Moved {
+    /// The second version has so much from now on.
+    async fn reload(&mut self, second: u32, more: &str) {
+        let file = split([&self.one.backend, &self.two], second, more);
+        self.proxy.reload(&file).await.unwrap();
+    }
+
+    /// The first version ends what it holds.
+    async fn ends(&mut self) {
+        self.one.answer(1);
+        assert_eq!(self.first.answer().await.body, b"v1");
+    }
+}
+
+/// A client whose request waits for an object; no other waits.
+async fn waits_for(proxy: &Proxy, room: &str) -> Connection {
+    let mut client = proxy.connect().await;
+    client.send(get(room)).await;
+    eventually("it waits", || waiting(proxy) == 1).await;
+    client
+}
+
+/// A request over HTTP/2 that is under way.
+type Asked = JoinHandle<hyper::Result<Response<Incoming>>>;
+
+fn asks2(client: &mut SendRequest<Body>, room: &str) -> Asked {
+    tokio::spawn(client.send_request(get2(room)))
+}
+
+async fn answered(asked: Asked) -> Answer {
+    collect(soon("an answer", asked).await.unwrap().unwrap()).await
 }
 
 #[tokio::test]
@@ -147,6 +252,36 @@ async fn an_object_has_one_version_whatever_key_or_override_its_request_has() {
     let says = proxy.get_with("/", &["X-Room:", overrides]).await.header("gradual-version").unwrap();
     assert!(says.contains("reason=override"), "an empty name is none: {says}");
     nothing_is_left(&proxy).await;
+}
+
+/// Another worker of the file has objects of the same names.
+#[tokio::test]
+async fn a_worker_without_objects_never_touches_the_table_of_live_ones() {
+    let (one, two, other) = (holding("v1").await, plain("v2").await, holding("v1").await);
+    let chat = format!(
+        "[[worker]]\nname = \"chat\"\nroutes = [\"chat.example/*\"]\n{}\n\
+         [[worker.version]]\nid = \"v1\"\nupstreams = [\"{}\"]\n\
+         [worker.deployment]\nversions = [{{ version_id = \"v1\", percentage = 100 }}]",
+        objects(""),
+        other.backend.url(),
+    );
+    let file = |second| {
+        let file = file().version("v1", &one.backend, 100 - second).version("v2", &two, second);
+        file.worker("routes = [\"shop.example/*\"]").end(&chat)
+    };
+    let mut proxy = proxy(&file(0)).await;
+    let mut first = one.holds(&proxy, "lobby").await;
+    let mut chats = proxy.connect().await;
+    chats.send(get("lobby").replace("shop.example", "chat.example")).await;
+    eventually("both are held", || other.count() == 1).await;
+    proxy.reload(&file(100)).await.unwrap();
+    assert_eq!(served_by(&proxy, "lobby").await, "v2", "while v1 still holds the other");
+    let table = proxy.registry.render(&Gauges::default());
+    assert!(table.contains("gradual_objects_live{worker=\"chat\"} 1\n"), "{table}");
+    assert!(!table.contains("gradual_objects_live{worker=\"shop\"}"), "{table}");
+    one.answer(1);
+    other.answer(1);
+    assert_eq!((first.answer().await.body, chats.answer().await.body), (b"v1".to_vec(), b"v1".to_vec()));
 }
 
 /// Cloudflare's documentation shows three objects, of which a first deployment of 20 % reaches one, 50 % another, and 100 %
@@ -175,97 +310,61 @@ async fn three_steps_of_a_rollout_move_each_object_once_and_never_back() {
 
 #[tokio::test]
 async fn a_request_for_a_moved_object_waits_until_the_other_version_has_ended() {
-    let (one, go, count) = holding("v1").await;
-    let two = plain("v2").await;
-    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
-    let mut first = proxy.connect().await;
-    first.send(get("lobby")).await;
-    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
-    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
-    let mut second = proxy.connect().await;
-    second.send(get("lobby")).await;
-    let mut third = http2(proxy.pipe().await).await;
-    let third = tokio::spawn(third.send_request(get2("lobby")));
-    eventually("both wait", || waiting(&proxy) == 2).await;
-    assert_eq!(served_by(&proxy, "another").await, "v2", "only its own requests wait");
-    assert_eq!(two.received().len(), 1);
-    go.notify_one();
-    assert_eq!(first.answer().await.body, b"v1");
+    let mut moved = moved().await;
+    let mut second = waits_for(&moved.proxy, "lobby").await;
+    let third = asks2(&mut http2(moved.proxy.pipe().await).await, "lobby");
+    eventually("both wait", || waiting(&moved.proxy) == 2).await;
+    assert_eq!(served_by(&moved.proxy, "another").await, "v2", "only its own requests wait");
+    assert_eq!(moved.two.received().len(), 1);
+    moved.ends().await;
     assert_eq!(second.answer().await.body, b"v2");
-    assert_eq!(collect(soon("an answer", third).await.unwrap().unwrap()).await.body, b"v2");
-    nothing_is_left(&proxy).await;
-    assert_eq!(metric(&proxy, r#"gradual_object_handovers_total{worker="shop",result="drained"}"#), 1);
+    assert_eq!(answered(third).await.body, b"v2");
+    nothing_is_left(&moved.proxy).await;
+    assert_eq!(metric(&moved.proxy, r#"gradual_object_handovers_total{worker="shop",result="drained"}"#), 1);
 }
 
 #[tokio::test]
 async fn an_object_that_comes_back_does_not_wait_for_its_own_version() {
-    let (one, go, count) = holding("v1").await;
-    let two = plain("v2").await;
-    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
-    let mut first = proxy.connect().await;
-    first.send(get("lobby")).await;
-    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
-    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
-    let mut second = proxy.connect().await;
-    second.send(get("lobby")).await;
-    eventually("it waits", || waiting(&proxy) == 1).await;
-    proxy.reload(&split([&one, &two], 0, "")).await.unwrap();
-    eventually("it goes to the version that still has it", || count.load(Ordering::SeqCst) == 2).await;
-    go.notify_waiters();
-    go.notify_one();
-    for connection in [&mut first, &mut second] {
+    let mut moved = moved().await;
+    let mut second = waits_for(&moved.proxy, "lobby").await;
+    moved.reload(0, "").await;
+    eventually("it goes to the version that still has it", || moved.one.count() == 2).await;
+    moved.one.answer(2);
+    for connection in [&mut moved.first, &mut second] {
         assert_eq!(connection.answer().await.body, b"v1");
     }
-    assert!(two.received().is_empty());
-    nothing_is_left(&proxy).await;
+    assert!(moved.two.received().is_empty());
+    nothing_is_left(&moved.proxy).await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_while_it_waits_is_not_served_and_leaves_nothing_behind() {
-    let (one, go, count) = holding("v1").await;
-    let two = plain("v2").await;
-    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
-    let mut first = proxy.connect().await;
-    first.send(get("lobby")).await;
-    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
-    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
-    let mut second = proxy.connect().await;
-    second.send(get("lobby")).await;
-    eventually("it waits", || waiting(&proxy) == 1).await;
-    drop(second);
-    eventually("it waits no more", || waiting(&proxy) == 0).await;
-    go.notify_one();
-    assert_eq!(first.answer().await.body, b"v1");
-    nothing_is_left(&proxy).await;
-    assert!(two.received().is_empty());
+    let mut moved = moved().await;
+    drop(waits_for(&moved.proxy, "lobby").await);
+    eventually("it waits no more", || waiting(&moved.proxy) == 0).await;
+    moved.ends().await;
+    nothing_is_left(&moved.proxy).await;
+    assert!(moved.two.received().is_empty());
 }
 
 #[tokio::test]
 async fn requests_that_wait_are_bounded_and_the_others_are_answered_503_at_once() {
-    let (one, go, count) = holding("v1").await;
-    let two = plain("v2").await;
-    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
-    let mut first = proxy.connect().await;
-    first.send(get("lobby")).await;
-    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
-    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
+    let mut moved = moved().await;
     let mut clients = Vec::new();
     for _ in 0..4 {
-        clients.push(http2(proxy.pipe().await).await);
+        clients.push(http2(moved.proxy.pipe().await).await);
     }
-    let wait = |at: usize| tokio::spawn(clients[at % 4].clone().send_request(get2("lobby")));
-    let waits: Vec<_> = (0..256).map(wait).collect();
-    eventually("as many wait as may", || waiting(&proxy) == 256).await;
-    let refused = proxy.send(get("lobby")).await;
-    assert_eq!((refused.status, refused.header("gradual-error").as_deref()), (503, Some("object-moving")));
+    let waits: Vec<_> = (0..256).map(|at| asks2(&mut clients[at % 4], "lobby")).collect();
+    eventually("as many wait as may", || waiting(&moved.proxy) == 256).await;
+    let refused = moved.proxy.send(get("lobby")).await;
+    assert_eq!(refused.failure(), (503, "object-moving".to_owned()));
     assert_eq!(refused.header("retry-after").as_deref(), Some("1"));
-    go.notify_one();
-    assert_eq!(first.answer().await.body, b"v1");
+    moved.ends().await;
     for wait in waits {
-        assert_eq!(collect(soon("an answer", wait).await.unwrap().unwrap()).await.body, b"v2");
+        assert_eq!(answered(wait).await.body, b"v2");
     }
-    assert_eq!(metric(&proxy, r#"gradual_object_refusals_total{worker="shop"}"#), 1);
-    nothing_is_left(&proxy).await;
+    assert_eq!(metric(&moved.proxy, r#"gradual_object_refusals_total{worker="shop"}"#), 1);
+    nothing_is_left(&moved.proxy).await;
 }
 
 #[tokio::test]
@@ -309,17 +408,14 @@ async fn reset_cuts_requests_responses_and_tunnels_before_the_new_version_is_ask
 #[tokio::test]
 async fn a_request_that_waits_for_its_head_is_answered_503_when_its_object_is_cut() {
     let reset = "handover = \"reset\"";
-    let (one, _go, count) = holding("v1").await;
-    let two = plain("v2").await;
-    let mut proxy = proxy(&split([&one, &two], 0, reset)).await;
-    let mut first = proxy.connect().await;
-    first.send(get("lobby")).await;
-    let mut second = http2(proxy.pipe().await).await;
-    let second = tokio::spawn(second.send_request(get2("lobby")));
-    eventually("v1 has both", || count.load(Ordering::SeqCst) == 2).await;
-    proxy.reload(&split([&one, &two], 100, reset)).await.unwrap();
-    for answer in [first.answer().await, collect(soon("an answer", second).await.unwrap().unwrap()).await] {
-        assert_eq!((answer.status, answer.header("gradual-error").as_deref()), (503, Some("object-moving")));
+    let (one, two) = (holding("v1").await, plain("v2").await);
+    let mut proxy = proxy(&split([&one.backend, &two], 0, reset)).await;
+    let mut first = one.holds(&proxy, "lobby").await;
+    let second = asks2(&mut http2(proxy.pipe().await).await, "lobby");
+    eventually("v1 has both", || one.count() == 2).await;
+    proxy.reload(&split([&one.backend, &two], 100, reset)).await.unwrap();
+    for answer in [first.answer().await, answered(second).await] {
+        assert_eq!(answer.failure(), (503, "object-moving".to_owned()));
     }
     assert_eq!(served_by(&proxy, "lobby").await, "v2");
     nothing_is_left(&proxy).await;
@@ -329,24 +425,15 @@ async fn a_request_that_waits_for_its_head_is_answered_503_when_its_object_is_cu
 #[tokio::test]
 async fn a_response_that_outlives_its_time_is_cut_short_and_never_looks_whole() {
     let timeout = "timeout = \"100ms\"";
-    let pieces = Arc::new(Mutex::new(Vec::new()));
-    let keeps = Arc::clone(&pieces);
-    let endless = backend("v1").answering(move |_| {
-        let (sender, body) = frames();
-        keeps.lock().unwrap().push(sender.clone());
-        async move {
-            sender.send(Ok(Frame::data(Bytes::from_static(b"one")))).await.unwrap();
-            Response::new(body)
-        }
-    });
-    let (one, two) = (endless.start().await, plain("v2").await);
+    let feeds = Feeds::default();
+    let (one, two) = (backend("v1").answering(endless(&feeds)).start().await, plain("v2").await);
     let mut proxy = proxy(&split([&one, &two], 0, timeout)).await;
-    let mut first: Connection = proxy.connect().await;
+    let mut first = proxy.connect().await;
     first.send(get("lobby")).await;
     assert_eq!(first.head().await.status, 200);
     assert_eq!(first.bytes(8).await, b"3\r\none\r\n");
     let mut second = http2(proxy.pipe().await).await;
-    let second = soon("an answer", second.send_request(get2("lobby"))).await.unwrap();
+    let second = soon("an answer", second.send_request(get2("attic"))).await.unwrap();
     proxy.reload(&split([&one, &two], 100, timeout)).await.unwrap();
     assert_eq!(served_by(&proxy, "lobby").await, "v2");
     assert_eq!(first.rest().await, b"", "no last chunk");
@@ -357,35 +444,22 @@ async fn a_response_that_outlives_its_time_is_cut_short_and_never_looks_whole() 
 #[tokio::test]
 async fn a_stream_that_had_to_wait_is_cut_without_the_others_of_its_connection() {
     let (lobby, attic) = (named("lobby", 0..50_000), named("attic", 50_000..100_000));
-    let (one, go, count) = holding("v1").await;
-    let feeds = Arc::new(Mutex::new(HashMap::new()));
-    let keeps = Arc::clone(&feeds);
-    let endless = backend("v2").answering(move |request: Request<hyper::body::Incoming>| {
-        let (feed, body) = frames();
-        keeps.lock().unwrap().insert(request.headers()["x-room"].to_str().unwrap().to_owned(), feed);
-        async move { Response::new(body) }
-    });
-    let two = endless.start().await;
-    let mut proxy = proxy(&split([&one, &two], 0, "")).await;
-    let mut first = proxy.connect().await;
-    first.send(get(&lobby)).await;
-    eventually("v1 has it", || count.load(Ordering::SeqCst) == 1).await;
-    proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
-    let mut client = http2(proxy.pipe().await).await;
-    let waits = tokio::spawn(client.send_request(get2(&lobby)));
-    eventually("it waits", || waiting(&proxy) == 1).await;
+    let feeds = Feeds::default();
+    let mut moved = moved_to(&lobby, backend("v2").answering(endless(&feeds)).start().await).await;
+    let mut client = http2(moved.proxy.pipe().await).await;
+    let waits = asks2(&mut client, &lobby);
+    eventually("it waits", || waiting(&moved.proxy) == 1).await;
     let stays = soon("an answer", client.send_request(get2(&attic))).await.unwrap();
-    go.notify_one();
-    assert_eq!(first.answer().await.body, b"v1");
+    moved.ends().await;
     let cut = soon("an answer", waits).await.unwrap().unwrap();
-    proxy.reload(&split([&one, &two], 50, "handover = \"reset\"")).await.unwrap();
+    moved.reload(50, "handover = \"reset\"").await;
     assert!(!collect(cut).await.whole);
     let feed = feeds.lock().unwrap().remove(&attic).unwrap();
     feed.send(Ok(Frame::data(Bytes::from_static(b"still")))).await.unwrap();
     drop(feed);
     let answer = collect(stays).await;
-    assert_eq!((answer.whole, &answer.body[..]), (true, &b"still"[..]));
-    nothing_is_left(&proxy).await;
+    assert_eq!((answer.whole, &answer.body[..]), (true, &b"onestill"[..]));
+    nothing_is_left(&moved.proxy).await;
 }
 
 #[tokio::test]
@@ -398,9 +472,7 @@ async fn a_drained_websocket_goes_on_until_it_is_closed_or_its_time_is_up() {
     proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
     socket.send(Message::text("still here")).await.unwrap();
     assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("still here"));
-    let mut waits = proxy.connect().await;
-    waits.send(get("lobby")).await;
-    eventually("it waits", || waiting(&proxy) == 1).await;
+    let mut waits = waits_for(&proxy, "lobby").await;
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = soon("the end", socket.next()).await {}
     drop(socket);

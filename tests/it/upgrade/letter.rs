@@ -175,12 +175,10 @@ fn a_reload_of_which_the_old_process_does_not_say_what_is_live_there_is_refused(
         std::fs::write(path, configuration(0, &backend())).unwrap();
         become_new(command);
     });
-    let reload =
-        || program.admin("POST /api/v1/reload HTTP/1.1\r\nContent-Type: application/json\r\nX: x").unwrap();
-    let refused = reload();
+    let refused = program.reload();
     assert!(refused.status == 422 && refused.body.contains("it is tired"), "{}", refused.body);
     assert_eq!(program.status()["generation"], 1);
-    assert_eq!(reload().status, 200);
+    assert_eq!(program.reload().status, 200);
     assert_eq!(program.status()["generation"], 2);
     drop(answering.join().unwrap());
     program.end();

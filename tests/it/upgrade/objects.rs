@@ -2,6 +2,7 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::Output;
 use std::thread::JoinHandle;
 
 use super::{Program, backend, eventually, head, text};
@@ -30,7 +31,7 @@ fn start(upstream: &str) -> Program {
 }
 
 fn give(program: &Program, second: u32, upstream: &str) {
-    std::fs::write(program.path("gradual.toml"), configuration(second, upstream)).unwrap();
+    give_with(program, second, upstream, "");
 }
 
 /// The same, with more about what becomes of objects.
@@ -117,8 +118,7 @@ fn a_reload_of_the_new_process_knows_what_the_old_one_still_has() {
     // It did not move: both may serve it.
     assert_eq!(version(&asked(&program, "lobby").join().unwrap()), "v1");
     give(&program, 100, &upstream);
-    let reloaded = program.admin("POST /api/v1/reload HTTP/1.1\r\nContent-Type: application/json\r\nX: x");
-    assert_eq!(reloaded.map(|answer| answer.status), Some(200), "{}", program.said());
+    assert_eq!(program.reload().status, 200, "{}", program.said());
     let moved = asked(&program, "lobby");
     waits(&program, 1);
     echoes(&mut lobby);
@@ -154,8 +154,7 @@ fn what_moves_with_an_upgrade_is_cut_in_the_old_process_when_the_new_files_time_
     waits(&program, 1);
     // A later file of the new process may say less.
     give_with(&program, 100, &upstream, "timeout = \"200ms\"");
-    let reloaded = program.admin("POST /api/v1/reload HTTP/1.1\r\nContent-Type: application/json\r\nX: x");
-    assert_eq!(reloaded.map(|answer| answer.status), Some(200), "{}", program.said());
+    assert_eq!(program.reload().status, 200, "{}", program.said());
     assert_eq!(version(&moved.join().unwrap()), "v2");
     assert_eq!(rest(attic), GOES_AWAY);
     assert_eq!(program.child.wait().unwrap().code(), Some(0));
@@ -187,44 +186,38 @@ fn while_a_process_drains_that_may_have_objects_its_heir_is_not_upgraded() {
 /// Every object, for another version than serves.
 const CLAIM: &str = r#"{"Objects":[{"worker":"shop","salt":"c2hvcA","versions":["v2"],"shares":[100000],"arcs":[[0,100000]],"reset":false,"timeout_ms":30000}]}"#;
 
-#[test]
-fn a_request_that_waits_in_the_old_process_is_told_to_ask_the_new_one_when_that_serves() {
-    let upstream = backend();
-    let mut program = start(&upstream);
+/// A request that waits in the old process for an object which a new one has claimed, until that one goes on like this: what
+/// it is answered, and what becomes of the upgrade.
+fn asked_while_claimed(program: &Program, goes_on: &str) -> (String, Output) {
     program.replace(&format!(
-        "echo '{CLAIM}' >&0; touch claims; until [ -e goes ]; do sleep 0.02; done; echo '\"Serving\"' >&0"
+        "echo '{CLAIM}' >&0; touch claims; until [ -e goes ]; do sleep 0.02; done; {goes_on}"
     ));
     let mut command = program.command();
     let upgrading = std::thread::spawn(move || command.output().unwrap());
     eventually("it has claimed", || program.path("claims").exists());
-    let asks = asked(&program, "lobby");
-    waits(&program, 1);
+    let asks = asked(program, "lobby");
+    waits(program, 1);
     std::fs::write(program.path("goes"), "").unwrap();
-    let answer = asks.join().unwrap();
+    (asks.join().unwrap(), upgrading.join().unwrap())
+}
+
+#[test]
+fn a_request_that_waits_in_the_old_process_is_told_to_ask_the_new_one_when_that_serves() {
+    let mut program = start(&backend());
+    let (answer, upgraded) = asked_while_claimed(&program, "echo '\"Serving\"' >&0");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     for line in ["gradual-error: object-elsewhere\r\n", "retry-after: 1\r\n", "connection: close\r\n"] {
         assert!(answer.contains(line), "{line}: {answer}");
     }
-    let upgraded = upgrading.join().unwrap();
     assert!(upgraded.status.success(), "{upgraded:?}");
     assert_eq!(program.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn a_process_that_claims_objects_and_does_not_come_leaves_them_where_they_were() {
-    let upstream = backend();
-    let mut program = start(&upstream);
-    // It claims every object for its only version, and ends when it is told.
-    program.replace(&format!(
-        "echo '{CLAIM}' >&0; touch claims; until [ -e goes ]; do sleep 0.02; done; exit 3"
-    ));
-    let mut command = program.command();
-    let upgrading = std::thread::spawn(move || command.output().unwrap());
-    eventually("it has claimed", || program.path("claims").exists());
-    let asks = asked(&program, "lobby");
-    waits(&program, 1);
-    std::fs::write(program.path("goes"), "").unwrap();
-    assert!(!upgrading.join().unwrap().status.success());
-    assert_eq!(version(&asks.join().unwrap()), "v1");
+    let mut program = start(&backend());
+    let (answer, upgraded) = asked_while_claimed(&program, "exit 3");
+    assert!(!upgraded.status.success(), "{upgraded:?}");
+    assert_eq!(version(&answer), "v1");
     program.end();
 }

@@ -2,17 +2,15 @@
 //! any more, nothing holds it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use super::super::read_head;
-use super::storm::{Chronicle, witness};
+use super::storm::{Chronicle, header, witness};
 use super::{
     ACCEPTS, asks_for_websocket, get, holding, live, named, nothing_is_left, objects, plain, served_by,
-    split, waiting,
+    split, waiting, websocket,
 };
 use crate::support::{Backend, eventually, file, proxy, raw_backend, soon, wire};
 
@@ -25,11 +23,7 @@ async fn lingering(version: &'static str, chronicle: &Arc<Chronicle>, says: &'st
         let chronicle = Arc::clone(&chronicle);
         async move {
             let head = read_head(&mut socket).await;
-            let Some((_, room)) = head.lines().find_map(|line| {
-                line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("x-room"))
-            }) else {
-                return;
-            };
+            let Some(room) = header(&head, "x-room") else { return };
             let stay = chronicle.begins(room, version);
             socket.write_all(says).await.unwrap();
             let _ = socket.read_to_end(&mut Vec::new()).await;
@@ -75,9 +69,7 @@ async fn a_tunnel_that_stands_still_keeps_its_object_until_its_upstream_has_seen
     let (one, two) = (lingering("v1", &chronicle, ACCEPTS).await, witness("v2", &chronicle).await);
     let still = |share| split([&one, &two], share, "").worker("timeouts = { idle = \"300ms\" }");
     let mut proxy = proxy(&still(0)).await;
-    let mut socket = TcpStream::connect(proxy.authority()).await.unwrap();
-    socket.write_all(asks_for_websocket("lobby").as_bytes()).await.unwrap();
-    assert!(soon("the head", read_head(&mut socket)).await.starts_with("HTTP/1.1 101"));
+    let _stands_still = websocket(&proxy, "lobby").await;
     proxy.reload(&still(100)).await.unwrap();
     assert_eq!(served_by(&proxy, "lobby").await, "v2..");
     assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
@@ -114,31 +106,24 @@ async fn an_answer_of_the_proxy_s_own_holds_no_object_however_slow_its_client_is
 
 #[tokio::test]
 async fn a_retired_version_does_not_take_along_who_waits_for_another() {
-    let (zero, go_on, of_zero) = holding("v0").await;
-    let (one, go, of_one) = holding("v1").await;
-    let two = plain("v2").await;
+    let (zero, one, two) = (holding("v0").await, holding("v1").await, plain("v2").await);
     let file = |limits: &str| {
         file().top(&format!("[server]\nthreads = 1\n[limits]\n{limits}")).worker_table(&objects(""))
     };
     let (of_v0, of_v1) = (named("a", 0..50_000), named("a", 50_000..100_000));
-    let mut proxy = proxy(&file("").version("v0", &zero, 50).version("v1", &one, 50)).await;
-    let mut waits = proxy.connect().await;
-    waits.send(get(&of_v0)).await;
-    eventually("v0 has it", || of_zero.load(Ordering::SeqCst) == 1).await;
-    go_on.notify_one();
+    let before = file("").version("v0", &zero.backend, 50).version("v1", &one.backend, 50);
+    let mut proxy = proxy(&before).await;
+    let mut waits = zero.holds(&proxy, &of_v0).await;
+    zero.answer(1);
     assert_eq!(waits.answer().await.body, b"v0");
-    let (mut retired, mut first) = (proxy.connect().await, proxy.connect().await);
-    retired.send(get(&of_v0)).await;
-    first.send(get(&of_v1)).await;
-    let both = || of_zero.load(Ordering::SeqCst) == 2 && of_one.load(Ordering::SeqCst) == 1;
-    eventually("both have theirs", both).await;
-    let after = |limits: &str| file(limits).version("v2", &two, 100).version("v1", &one, 0);
+    let (mut retired, mut first) = (zero.holds(&proxy, &of_v0).await, one.holds(&proxy, &of_v1).await);
+    let after = |limits: &str| file(limits).version("v2", &two, 100).version("v1", &one.backend, 0);
     proxy.reload(&after("")).await.unwrap();
     waits.send(get(&of_v1)).await;
     eventually("it waits", || waiting(&proxy) == 1).await;
     proxy.reload(&after("retired_grace = \"1ms\"")).await.unwrap();
     assert_eq!(retired.rest().await, b"");
-    go.notify_one();
+    one.answer(1);
     assert_eq!(first.answer().await.body, b"v1");
     assert_eq!(waits.answer().await.body, b"v2");
     nothing_is_left(&proxy).await;

@@ -1,13 +1,11 @@
 //! Objects over HTTP/2, on either side; and what is recorded of their requests.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Method, Request, Response};
 use http_body::Frame;
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -17,27 +15,15 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::storm::Chronicle;
-use super::{get, named, nothing_is_left, plain, position, served_by, split};
-use crate::support::{Backend, Body, Proxy, backend, body, empty, eventually, frames, http2, proxy, soon};
+use super::{Feeds, endless, get, named, nothing_is_left, plain, position, room_of, served_by, split};
+use crate::support::{Backend, Body, Proxy, backend, body, empty, eventually, http2, proxy, soon};
 
 const RESET: &str = "handover = \"reset\"";
 
-fn room_of(request: &Request<Incoming>) -> String {
-    request.headers()["x-room"].to_str().unwrap().to_owned()
-}
-
 #[tokio::test]
 async fn an_http_2_upstream_s_stream_is_reset_when_its_object_is_cut_and_its_connection_goes_on() {
-    let feeds = Arc::new(Mutex::new(HashMap::new()));
-    let keeps = Arc::clone(&feeds);
-    let endless = backend("v1").h2c().answering(move |request| {
-        let (feed, body) = frames();
-        keeps.lock().unwrap().insert(room_of(&request), feed.clone());
-        async move {
-            feed.send(Ok(Frame::data(Bytes::from_static(b"one")))).await.unwrap();
-            Response::new(body)
-        }
-    });
+    let feeds = Feeds::default();
+    let endless = backend("v1").h2c().answering(endless(&feeds));
     let (one, two) = (endless.start().await, backend("v2").h2c().start().await);
     let file = |share| split([&one, &two], share, RESET).top("[server]\nthreads = 1");
     let mut proxy = proxy(&file(0)).await;
