@@ -7,7 +7,6 @@ mod calls;
 mod caps;
 mod choice;
 mod cookie;
-mod cookie_edges;
 mod drain;
 mod ejection;
 mod failures;
@@ -40,7 +39,12 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, raw_backend};
+use crate::support::{Backend, backend, raw_backend};
+
+/// Two backends that answer with their names.
+async fn two() -> (Backend, Backend) {
+    (backend("v1").start().await, backend("v2").start().await)
+}
 
 /// Reads up to the end of a head; what follows it is left. Shorter where the connection ends.
 async fn read_head(socket: &mut TcpStream) -> String {

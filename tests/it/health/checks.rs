@@ -32,6 +32,18 @@ fn an_upstream_that_fails_its_checks_gets_no_request_until_it_passes_them_again(
 }
 
 #[test]
+fn a_retained_version_is_checked_like_those_in_the_deployment() {
+    let hall = hall();
+    let (own, retained) = (Patient::new(&hall, "v1"), Patient::new(&hall, "v2"));
+    let file = file().worker("assets = { paths = [\"*.js\"], retain = [\"v2\"] }");
+    let file = file.version("v1", &own.backend, 100).spare("v2", &retained.backend).version_with(CHECK);
+    let stage = stage(&file);
+    eventually("it was checked", || retained.checks() > 3);
+    retained.answers(500);
+    eventually_up(&stage, "v2", false);
+}
+
+#[test]
 fn the_status_and_the_metrics_say_how_upstreams_are() {
     let hall = hall();
     let patient = Patient::new(&hall, "v1");

@@ -1,5 +1,7 @@
 //! The affinity cookie: who is given one, who is not, and where it leads.
 
+mod edges;
+
 use gradual::config;
 use gradual::model::decision::Sent;
 use http::{Request, Response};
@@ -7,12 +9,10 @@ use hyper::body::Incoming;
 
 use crate::support::{Answer, Backend, Body, File, Proxy, backend, body, file, proxy};
 
+use super::two;
+
 const HTML: &str = "Accept: text/html,*/*;q=0.8";
 const KEY: &str = "cloudflare-workers-version-key";
-
-async fn two() -> (Backend, Backend) {
-    (backend("v1").start().await, backend("v2").start().await)
-}
 
 fn split(backends: &(Backend, Backend), v1: u32, affinity: &str) -> File {
     file()
@@ -27,10 +27,6 @@ fn expected(file: &File, key: &str) -> &'static str {
     let (config, _) = config::parse("gradual.toml", &file.text(), std::path::Path::new("/")).unwrap();
     let sent = Sent { key: Some(key.as_bytes()), ..Sent::default() };
     ["v1", "v2"][config.workers[0].policy.select(&sent).decision.member.index()]
-}
-
-fn reason(answer: &Answer) -> String {
-    answer.header("gradual-version").unwrap().rsplit('=').next().unwrap().to_owned()
 }
 
 /// The id in the cookie that an answer sets.
@@ -63,11 +59,11 @@ async fn the_first_page_view_is_already_on_the_version_of_the_cookie_that_it_is_
     for _ in 0..40 {
         let first = proxy.get_with("/", &[HTML]).await;
         let id = given(&first).unwrap();
-        assert_eq!(reason(&first), "key");
+        assert_eq!(first.reason(), "key");
         assert_eq!(first.text(), expected(&file, &id));
         let cookie = format!("Cookie: a=b; vk={id}");
         let second = proxy.get_with("/next", &[HTML, &cookie]).await;
-        assert_eq!((second.text(), reason(&second).as_str()), (first.text(), "key"));
+        assert_eq!((second.text(), second.reason().as_str()), (first.text(), "key"));
         assert_eq!(second.header("set-cookie"), None);
         // Scripts that the page loads follow it, too.
         assert_eq!(proxy.get_with("/app.js", &[&cookie]).await.text(), first.text());
@@ -115,7 +111,7 @@ async fn who_asks_for_no_page_is_given_no_cookie_and_draws() {
     ] {
         let answer = proxy.get_with(target, &[line]).await;
         assert_eq!(
-            (answer.header("set-cookie"), reason(&answer).as_str()),
+            (answer.header("set-cookie"), answer.reason().as_str()),
             (None, "random"),
             "{target} {line}"
         );
@@ -123,7 +119,7 @@ async fn who_asks_for_no_page_is_given_no_cookie_and_draws() {
         assert_eq!(answer.header("vary"), None);
     }
     let post = proxy.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{HTML}\r\nContent-Length: 0\r\n\r\n")).await;
-    assert_eq!((post.header("set-cookie"), reason(&post).as_str()), (None, "random"));
+    assert_eq!((post.header("set-cookie"), post.reason().as_str()), (None, "random"));
 }
 
 #[tokio::test]
@@ -137,7 +133,7 @@ async fn a_value_that_is_not_valid_is_replaced() {
     let answer = proxy.get_with("/", &[HTML, "Cookie: vk"]).await;
     assert!(given(&answer).is_some());
     let chosen = proxy.get_with("/", &[HTML, &format!("Cookie: vk={}", "x".repeat(128))]).await;
-    assert_eq!((given(&chosen), reason(&chosen).as_str()), (None, "key"));
+    assert_eq!((given(&chosen), chosen.reason().as_str()), (None, "key"));
 }
 
 #[tokio::test]
@@ -199,7 +195,7 @@ async fn an_override_neither_needs_nor_gets_a_cookie() {
     let proxy = proxy(&split(&backends, 100, "")).await;
     let answer = proxy.get_with("/", &[HTML, "Cloudflare-Workers-Version-Overrides: shop=\"v2\""]).await;
     assert_eq!((answer.text(), given(&answer)), ("v2", None));
-    assert_eq!(reason(&answer), "override");
+    assert_eq!(answer.reason(), "override");
     assert_eq!(backends.1.last().header(KEY), None);
     let ignored = proxy.get_with("/", &[HTML, "Cloudflare-Workers-Version-Overrides: shop=\"v3\""]).await;
     assert!(given(&ignored).is_some());

@@ -23,15 +23,18 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::support::{
-    Answer, Backend, Body, Connection, Feed, File, Proxy, backend, collect, empty, eventually, file, frames,
-    http2, proxy, raw_backend, soon,
+    Answer, Backend, Body, Connection, Feed, File, Io, Proxy, backend, collect, empty, eventually, file,
+    frames, http2, proxy, raw_backend, soon,
 };
 
 use self::storm::{Chronicle, witness};
 use super::read_head;
+
+const RESET: &str = "handover = \"reset\"";
 
 /// Objects by a header, handed over as said.
 fn objects(more: &str) -> String {
@@ -71,19 +74,12 @@ async fn served_by(proxy: &Proxy, room: &str) -> String {
     String::from_utf8(answer.body.to_vec()).unwrap()
 }
 
-/// A metric's value; 0 where it is not there.
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let text = proxy.registry.render(&Gauges::default());
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0, |value| value.parse().unwrap())
-}
-
 fn live(proxy: &Proxy) -> u64 {
-    metric(proxy, r#"gradual_objects_live{worker="shop"}"#)
+    proxy.metric(r#"gradual_objects_live{worker="shop"}"#)
 }
 
 fn waiting(proxy: &Proxy) -> u64 {
-    metric(proxy, r#"gradual_objects_waiting{worker="shop"}"#)
+    proxy.metric(r#"gradual_objects_waiting{worker="shop"}"#)
 }
 
 async fn nothing_is_left(proxy: &Proxy) {
@@ -107,6 +103,20 @@ async fn websocket(proxy: &Proxy, room: &str) -> WebSocketStream<TcpStream> {
     let head = soon("the head", read_head(&mut socket)).await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
     WebSocketStream::from_raw_socket(socket, Role::Client, None).await
+}
+
+/// It sends back what it receives.
+async fn echoes<S: Io>(socket: &mut WebSocketStream<S>) {
+    socket.send(Message::text("hello")).await.unwrap();
+    assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("hello"));
+}
+
+/// The other side goes away (RFC 6455 section 7.4.1).
+async fn is_cut<S: Io>(mut socket: WebSocketStream<S>) {
+    match soon("the end", socket.next()).await {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(frame.code, CloseCode::Away),
+        other => panic!("not closed: {other:?}"),
+    }
 }
 
 /// A server that answers with its version's name.
@@ -320,7 +330,7 @@ async fn a_request_for_a_moved_object_waits_until_the_other_version_has_ended() 
     assert_eq!(second.answer().await.body, b"v2");
     assert_eq!(answered(third).await.body, b"v2");
     nothing_is_left(&moved.proxy).await;
-    assert_eq!(metric(&moved.proxy, r#"gradual_object_handovers_total{worker="shop",result="drained"}"#), 1);
+    assert_eq!(moved.proxy.metric(r#"gradual_object_handovers_total{worker="shop",result="drained"}"#), 1);
 }
 
 #[tokio::test]
@@ -363,7 +373,7 @@ async fn requests_that_wait_are_bounded_and_the_others_are_answered_503_at_once(
     for wait in waits {
         assert_eq!(answered(wait).await.body, b"v2");
     }
-    assert_eq!(metric(&moved.proxy, r#"gradual_object_refusals_total{worker="shop"}"#), 1);
+    assert_eq!(moved.proxy.metric(r#"gradual_object_refusals_total{worker="shop"}"#), 1);
     nothing_is_left(&moved.proxy).await;
 }
 
@@ -388,32 +398,27 @@ async fn a_version_that_is_down_keeps_its_objects_and_they_are_answered_503() {
 
 #[tokio::test]
 async fn reset_cuts_requests_responses_and_tunnels_before_the_new_version_is_asked() {
-    let reset = "handover = \"reset\"";
     let chronicle = Arc::<Chronicle>::default();
     let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
-    let mut proxy = proxy(&split([&one, &two], 0, reset)).await;
+    let mut proxy = proxy(&split([&one, &two], 0, RESET)).await;
     let mut socket = websocket(&proxy, "lobby").await;
-    socket.send(Message::text("hello")).await.unwrap();
-    assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("hello"));
-    proxy.reload(&split([&one, &two], 100, reset)).await.unwrap();
-    let closed = soon("the end", socket.next()).await;
-    assert!(matches!(closed, Some(Ok(Message::Close(_)))), "{closed:?}");
-    drop(socket);
+    echoes(&mut socket).await;
+    proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
+    is_cut(socket).await;
     assert_eq!(served_by(&proxy, "lobby").await, "v2..");
-    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
-    assert_eq!(metric(&proxy, r#"gradual_object_handovers_total{worker="shop",result="cut"}"#), 1);
+    assert_eq!(chronicle.violations(), [""; 0]);
+    assert_eq!(proxy.metric(r#"gradual_object_handovers_total{worker="shop",result="cut"}"#), 1);
     nothing_is_left(&proxy).await;
 }
 
 #[tokio::test]
 async fn a_request_that_waits_for_its_head_is_answered_503_when_its_object_is_cut() {
-    let reset = "handover = \"reset\"";
     let (one, two) = (holding("v1").await, plain("v2").await);
-    let mut proxy = proxy(&split([&one.backend, &two], 0, reset)).await;
+    let mut proxy = proxy(&split([&one.backend, &two], 0, RESET)).await;
     let mut first = one.holds(&proxy, "lobby").await;
     let second = asks2(&mut http2(proxy.pipe().await).await, "lobby");
     eventually("v1 has both", || one.count() == 2).await;
-    proxy.reload(&split([&one.backend, &two], 100, reset)).await.unwrap();
+    proxy.reload(&split([&one.backend, &two], 100, RESET)).await.unwrap();
     for answer in [first.answer().await, answered(second).await] {
         assert_eq!(answer.failure(), (503, "object-moving".to_owned()));
     }
@@ -452,7 +457,7 @@ async fn a_stream_that_had_to_wait_is_cut_without_the_others_of_its_connection()
     let stays = soon("an answer", client.send_request(get2(&attic))).await.unwrap();
     moved.ends().await;
     let cut = soon("an answer", waits).await.unwrap().unwrap();
-    moved.reload(50, "handover = \"reset\"").await;
+    moved.reload(50, RESET).await;
     assert!(!collect(cut).await.whole);
     let feed = feeds.lock().unwrap().remove(&attic).unwrap();
     feed.send(Ok(Frame::data(Bytes::from_static(b"still")))).await.unwrap();
@@ -468,10 +473,9 @@ async fn a_drained_websocket_goes_on_until_it_is_closed_or_its_time_is_up() {
     let (one, two) = (witness("v1", &chronicle).await, witness("v2", &chronicle).await);
     let mut proxy = proxy(&split([&one, &two], 0, "")).await;
     let mut socket = websocket(&proxy, "lobby").await;
-    let mut short = websocket(&proxy, "attic").await;
+    let short = websocket(&proxy, "attic").await;
     proxy.reload(&split([&one, &two], 100, "")).await.unwrap();
-    socket.send(Message::text("still here")).await.unwrap();
-    assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("still here"));
+    echoes(&mut socket).await;
     let mut waits = waits_for(&proxy, "lobby").await;
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = soon("the end", socket.next()).await {}
@@ -479,11 +483,9 @@ async fn a_drained_websocket_goes_on_until_it_is_closed_or_its_time_is_up() {
     assert_eq!(waits.answer().await.body, b"v2..");
     // The other one moves on with less time, and is closed.
     proxy.reload(&split([&one, &two], 99, "timeout = \"50ms\"")).await.unwrap();
-    let closed = soon("the end", short.next()).await;
-    assert!(matches!(closed, Some(Ok(Message::Close(_)))), "{closed:?}");
-    drop(short);
+    is_cut(short).await;
     nothing_is_left(&proxy).await;
-    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    assert_eq!(chronicle.violations(), [""; 0]);
 }
 
 #[tokio::test]
@@ -498,12 +500,12 @@ async fn a_request_that_waits_for_too_long_is_answered_503() {
     })
     .await;
     let two = plain("v2").await;
-    let reset = "handover = \"reset\"\ntimeout = \"1ms\"";
-    let mut proxy = proxy(&split([&silent, &two], 0, reset)).await;
+    let reset = format!("{RESET}\ntimeout = \"1ms\"");
+    let mut proxy = proxy(&split([&silent, &two], 0, &reset)).await;
     let mut socket = websocket(&proxy, "lobby").await.into_inner();
     let mut begun = [0; 9];
     soon("a part of a frame", socket.read_exact(&mut begun)).await.unwrap();
-    proxy.reload(&split([&silent, &two], 100, reset)).await.unwrap();
+    proxy.reload(&split([&silent, &two], 100, &reset)).await.unwrap();
     // One that still sends when it is refused reads its answer all the same, and goes on.
     let mut sends = proxy.connect().await;
     let head = "POST / HTTP/1.1\r\nHost: shop.example\r\nX-Room: lobby\r\nContent-Length: 10\r\n\r\n";
@@ -516,12 +518,15 @@ async fn a_request_that_waits_for_too_long_is_answered_503() {
     assert_eq!(served_by_in_the_end(&proxy, "lobby").await, "v2");
 }
 
-/// As [`served_by`], however often it takes.
+/// As [`served_by`], however often it has to be asked.
 async fn served_by_in_the_end(proxy: &Proxy, room: &str) -> String {
-    loop {
-        let answer = soon("an answer", proxy.send(get(room))).await;
-        if answer.status == 200 {
-            return String::from_utf8(answer.body.to_vec()).unwrap();
+    let ask = async {
+        loop {
+            let answer = proxy.send(get(room)).await;
+            if answer.status == 200 {
+                return answer.text().to_owned();
+            }
         }
-    }
+    };
+    soon("a version answers", ask).await
 }

@@ -12,6 +12,8 @@ use serde_json::Value;
 
 use crate::support::{Answer, Backend, Body, Proxy, backend, body};
 
+use super::two;
+
 const KEY: &str = "cloudflare-workers-version-key";
 /// The versions of every example, by the names of their backends here.
 const VERSIONS: [(&str, &str); 2] =
@@ -37,7 +39,7 @@ struct Recipe {
 
 impl Recipe {
     async fn start(name: &str) -> Self {
-        Self::before(name, (backend("v1").start().await, backend("v2").start().await)).await
+        Self::before(name, two().await).await
     }
 
     async fn before(name: &str, backends: (Backend, Backend)) -> Self {
@@ -80,17 +82,13 @@ impl Recipe {
             for target in ["/", "/cart?page=2"] {
                 let answer = self.proxy.get_with(target, &[&line]).await;
                 assert_eq!(Some(answer.text()), expected, "{line}");
-                assert_eq!(reason(&answer), "key");
+                assert_eq!(answer.reason(), "key");
                 assert_eq!(self.forwarded(&answer), Some(value.clone()));
             }
             seen.insert(expected);
         }
         assert_eq!(seen.len(), 2, "both versions have users");
     }
-}
-
-fn reason(answer: &Answer) -> String {
-    answer.header("gradual-version").unwrap().rsplit('=').next().unwrap().to_owned()
 }
 
 #[test]
@@ -115,8 +113,8 @@ async fn a_users_cookie_decides() {
     // Who has none keeps the key that it sends, or draws.
     let answer = recipe.proxy.get_with("/", &["Cookie: theme=dark", &format!("{KEY}: mine")]).await;
     assert_eq!(recipe.forwarded(&answer).as_deref(), Some("mine"));
-    assert_eq!(reason(&answer), "key");
-    assert_eq!(reason(&recipe.proxy.get("/").await), "random");
+    assert_eq!(answer.reason(), "key");
+    assert_eq!(recipe.proxy.get("/").await.reason(), "random");
 }
 
 #[tokio::test]
@@ -126,7 +124,7 @@ async fn a_cookie_whose_name_only_contains_the_other_has_no_value_and_takes_the_
     let mut seen = BTreeSet::new();
     for _ in 0..64 {
         let answer = recipe.proxy.get_with("/", &lines).await;
-        assert_eq!((reason(&answer).as_str(), recipe.forwarded(&answer)), ("random", None));
+        assert_eq!((answer.reason().as_str(), recipe.forwarded(&answer)), ("random", None));
         seen.insert(answer.text().to_owned());
     }
     assert_eq!(seen.len(), 2, "drawn anew each time");
@@ -199,14 +197,14 @@ async fn every_user_of_an_application_that_gives_a_cookie_is_on_one_version_from
     let (mut seen, mut moved) = (BTreeSet::new(), 0);
     for user in 0..300 {
         let first = ask(String::new()).await;
-        assert_eq!(reason(&first), "random");
+        assert_eq!(first.reason(), "random");
         let given = first.header("set-cookie").unwrap();
         let cookie = format!("Cookie: {}", given.split(';').next().unwrap());
         let expected = recipe.explained(&["/", "--header", &cookie]).0;
         for _ in 0..3 {
             let next = ask(format!("{cookie}\r\n")).await;
             assert_eq!((Some(next.text()), next.header("set-cookie")), (expected, None), "user {user}");
-            assert_eq!(reason(&next), "key");
+            assert_eq!(next.reason(), "key");
         }
         moved += usize::from(Some(first.text()) != expected);
         seen.insert(expected);
@@ -242,11 +240,11 @@ async fn the_rest_of_an_assets_path_decides_and_other_requests_keep_their_client
     for target in ["/", "/assets/app.js", "/x/asset/app.js"] {
         let answer = recipe.proxy.get_with(target, &[&format!("{KEY}: mine")]).await;
         assert_eq!(recipe.forwarded(&answer).as_deref(), Some("mine"), "{target}");
-        assert_eq!(reason(&recipe.proxy.get(target).await), "random");
+        assert_eq!(recipe.proxy.get(target).await.reason(), "random");
     }
     // Nothing behind the folder is no value: the header is removed.
     let answer = recipe.proxy.get_with("/asset/", &[&format!("{KEY}: mine")]).await;
-    assert_eq!((reason(&answer).as_str(), recipe.forwarded(&answer)), ("random", None));
+    assert_eq!((answer.reason().as_str(), recipe.forwarded(&answer)), ("random", None));
 }
 
 #[tokio::test]

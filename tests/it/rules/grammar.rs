@@ -146,12 +146,11 @@ fn a_comparison_with_a_missing_value_is_false() {
         r#"== """#,
         r#"!= "a""#,
         r#"contains """#,
-        r#"matches "","#,
+        r#"matches """#,
         r#"wildcard "*""#,
         r#"in {""}"#,
         r#"< "z""#,
     ] {
-        let test = test.trim_end_matches(',');
         assert!(!get("/").matches(&format!("{missing} {test}")), "{test}");
         assert!(get("/").matches(&format!("not {missing} {test}")), "{test}");
     }

@@ -48,6 +48,13 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// Why its version was chosen, as `Gradual-Version` says.
+    pub(crate) fn reason(&self) -> String {
+        let says = self.header("gradual-version").unwrap();
+        let (_, reason) = says.split_once(";reason=").unwrap_or_else(|| panic!("no reason: {says}"));
+        reason.split(';').next().unwrap().to_owned()
+    }
+
     /// The status, and the kind of failure that the proxy says.
     pub(crate) fn failure(&self) -> (u16, String) {
         (self.status, self.header("gradual-error").unwrap_or_default())

@@ -107,6 +107,13 @@ impl Proxy {
         self.get_with(target, &[]).await
     }
 
+    /// A sample of its metrics, by its name and labels; 0 where there is none.
+    pub(crate) fn metric(&self, series: &str) -> u64 {
+        let text = self.registry.render(&Gauges::default());
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
     /// Ends it in order; returns its metrics as text, and the lines of the access log at `access.log` in its folder.
     pub(crate) async fn records(self) -> (String, Vec<Value>) {
         let cut = self.shards.drain(PATIENCE).await;

@@ -180,6 +180,10 @@ fn a_reload_of_which_the_old_process_does_not_say_what_is_live_there_is_refused(
     assert_eq!(program.status()["generation"], 1);
     assert_eq!(program.reload().status, 200);
     assert_eq!(program.status()["generation"], 2);
-    drop(answering.join().unwrap());
+    let (words, _) = answering.join().unwrap();
+    // At the start and at each reload.
+    for claim in [0, 2, 3] {
+        assert!(words[claim].starts_with("{\"Objects\":["), "{words:?}");
+    }
     program.end();
 }

@@ -146,15 +146,21 @@ async fn a_flood_of_random_paths_makes_one_more_request_for_five_and_ten_a_secon
 async fn a_path_that_the_budget_kept_from_others_is_asked_of_them_later() {
     let (v1, v2) = (site("v1", &[]).await, site("v2", &["/assets/late.js"]).await);
     let proxy = proxy(&retaining(&v1, &v2)).await;
-    let mut number = 0;
-    while asked_of_others(&proxy, "budget") == 0 {
-        number += 1;
-        proxy.get(&format!("/assets/{number}.js")).await;
-    }
+    let spend = async {
+        let mut number = 0;
+        while asked_of_others(&proxy, "budget") == 0 {
+            number += 1;
+            proxy.get(&format!("/assets/{number}.js")).await;
+        }
+    };
+    soon("the budget is spent", spend).await;
     // It is not remembered as missing: the next that can be afforded finds it.
-    while proxy.get("/assets/late.js").await.status == 404 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let ask = async {
+        while proxy.get("/assets/late.js").await.status == 404 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the budget allows it", ask).await;
     assert_eq!(v2.asked().last().unwrap(), "GET /assets/late.js as v2");
 }
 

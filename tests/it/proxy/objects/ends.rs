@@ -9,12 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::super::read_head;
 use super::storm::{Chronicle, header, witness};
 use super::{
-    ACCEPTS, asks_for_websocket, get, holding, live, named, nothing_is_left, objects, plain, served_by,
-    split, waiting, websocket,
+    ACCEPTS, RESET, asks_for_websocket, get, holding, live, named, nothing_is_left, objects, plain,
+    served_by, split, waiting, websocket,
 };
 use crate::support::{Backend, eventually, file, proxy, raw_backend, soon, wire};
-
-const RESET: &str = "handover = \"reset\"";
 
 /// A server that says this to every request, and goes on with it for a while when its client has ended the connection.
 async fn lingering(version: &'static str, chronicle: &Arc<Chronicle>, says: &'static [u8]) -> Backend {
@@ -58,7 +56,7 @@ async fn a_tunnel_that_has_not_opened_keeps_its_object_until_its_upstream_has_se
     eventually("v1 has it", || chronicle.under_way() == 1).await;
     proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
     assert_eq!(served_by(&proxy, "lobby").await, "v2..");
-    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    assert_eq!(chronicle.violations(), [""; 0]);
     assert_eq!(asks.answer().await.failure(), (503, "object-moving".to_owned()));
     nothing_is_left(&proxy).await;
 }
@@ -72,7 +70,7 @@ async fn a_tunnel_that_stands_still_keeps_its_object_until_its_upstream_has_seen
     let _stands_still = websocket(&proxy, "lobby").await;
     proxy.reload(&still(100)).await.unwrap();
     assert_eq!(served_by(&proxy, "lobby").await, "v2..");
-    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    assert_eq!(chronicle.violations(), [""; 0]);
     nothing_is_left(&proxy).await;
 }
 

@@ -11,14 +11,14 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::storm::Chronicle;
-use super::{Feeds, endless, get, named, nothing_is_left, plain, position, room_of, served_by, split};
+use super::{
+    Feeds, RESET, echoes, endless, get, is_cut, named, nothing_is_left, plain, position, room_of, served_by,
+    split,
+};
 use crate::support::{Backend, Body, Proxy, backend, body, empty, eventually, http2, proxy, soon};
-
-const RESET: &str = "handover = \"reset\"";
 
 #[tokio::test]
 async fn an_http_2_upstream_s_stream_is_reset_when_its_object_is_cut_and_its_connection_goes_on() {
@@ -105,15 +105,12 @@ async fn a_websocket_over_http_2_belongs_to_its_object_and_is_closed_when_that_i
     let mut proxy = proxy(&split([&one, &two], 50, RESET)).await;
     let room = named("a", 0..50_000);
     let mut socket = websocket2(&proxy, &room).await;
-    socket.send(Message::text("hello")).await.unwrap();
-    assert_eq!(soon("an echo", socket.next()).await.unwrap().unwrap(), Message::text("hello"));
+    echoes(&mut socket).await;
     assert_eq!(chronicle.version_of(&room), Some("v1"));
     proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
-    let closed = soon("the end", socket.next()).await;
-    assert!(matches!(closed, Some(Ok(Message::Close(_)))), "{closed:?}");
-    drop(socket);
+    is_cut(socket).await;
     assert_eq!(served_by(&proxy, &room).await, "v2");
-    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    assert_eq!(chronicle.violations(), [""; 0]);
     nothing_is_left(&proxy).await;
 }
 

@@ -19,7 +19,7 @@ use crate::support::{Backend, eventually, file, proxy, raw_backend, soon};
 pub(super) struct Chronicle {
     /// By object: which version has it now, and how many requests it has.
     now: Mutex<HashMap<String, (&'static str, usize)>>,
-    pub(super) violations: Mutex<Vec<String>>,
+    violations: Mutex<Vec<String>>,
 }
 
 impl Chronicle {
@@ -33,6 +33,11 @@ impl Chronicle {
         *has = version;
         *count += 1;
         Stay { chronicle: Arc::clone(self), room: room.to_owned() }
+    }
+
+    /// Requests that one version was asked while another was at the same object.
+    pub(super) fn violations(&self) -> Vec<String> {
+        self.violations.lock().unwrap().clone()
     }
 
     /// Which version has had an object last.
@@ -295,7 +300,7 @@ async fn storm(handover: &str) {
     answers.seen().is_over = true;
     soon("the clients' end", clients.join_all()).await;
     sockets.shutdown().await;
-    assert_eq!(*chronicle.violations.lock().unwrap(), [""; 0]);
+    assert_eq!(chronicle.violations(), [""; 0]);
     nothing_is_left(&proxy).await;
     let seen = answers.seen();
     assert_eq!(seen.moves, [""; 0], "within a deployment");
@@ -324,7 +329,7 @@ async fn without_objects_two_versions_serve_at_once_what_a_request_names() {
     for client in 0..8 {
         clients.spawn(keep_asking(proxy.authority(), client, Arc::clone(&answers)));
     }
-    eventually("it is seen", || !chronicle.violations.lock().unwrap().is_empty()).await;
+    eventually("it is seen", || !chronicle.violations().is_empty()).await;
     eventually("so is the change", || !answers.seen().moves.is_empty()).await;
     answers.seen().is_over = true;
     soon("the clients' end", clients.join_all()).await;

@@ -2,27 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use super::super::two;
+use super::{HTML, KEY, given};
 use crate::support::{
-    Answer, Authority, Backend, Connection, File, Proxy, backend, collect, empty, file, http2, proxy,
-    tls_client,
+    Authority, Backend, Connection, File, Proxy, backend, collect, empty, file, http2, proxy, tls_client,
 };
 
-const HTML: &str = "Accept: text/html";
-const KEY: &str = "cloudflare-workers-version-key";
 const COOKIE: &str = "[worker.affinity]\ncookie = \"vk\"";
 
 /// Half of all on each of two versions.
 fn split(urls: [&str; 2], worker: &str) -> File {
     let file = file().worker("expose_version = true").worker(worker);
     file.version_at("v1", &urls[..1], 50).version_at("v2", &urls[1..], 50)
-}
-
-async fn two() -> (Backend, Backend) {
-    (backend("v1").start().await, backend("v2").start().await)
-}
-
-fn given(answer: &Answer) -> Option<String> {
-    Some(answer.header("set-cookie")?.strip_prefix("vk=")?.split(';').next().unwrap().to_owned())
 }
 
 fn rule(name: &str, operation: &str) -> String {
@@ -168,22 +159,16 @@ async fn a_proxy_behind_with_the_same_split_agrees_from_the_first_page_on() {
 
 #[tokio::test]
 async fn a_path_that_the_file_calls_an_asset_gives_no_cookie() {
-    let backend = backend("v1").start().await;
-    let lines = "assets = { paths = [\"/assets/*\"] }\naffinity = { cookie = \"vk\" }";
-    let proxy = proxy(&file().worker(lines).version("v1", &backend, 100)).await;
-    let page = "Accept: text/html";
-    assert_eq!(proxy.get_with("/assets/page", &[page]).await.header("set-cookie"), None);
-    assert!(proxy.get_with("/page", &[page]).await.header("set-cookie").is_some());
+    let (_backend, proxy) = one(&format!("assets = {{ paths = [\"/assets/*\"] }}\n{COOKIE}")).await;
+    assert_eq!(proxy.get_with("/assets/page", &[HTML]).await.header("set-cookie"), None);
+    assert!(given(&proxy.get_with("/page", &[HTML]).await).is_some());
 }
 
 #[tokio::test]
 async fn a_rule_that_removes_the_cookie_does_not_take_its_key_away() {
-    let backend = backend("v1").start().await;
-    let lines = "affinity = { cookie = \"vk\" }\n[[worker.rule]]\nexpression = \"true\"\n\
-                 headers = { \"Cookie\" = { operation = \"remove\" } }";
-    let proxy = proxy(&file().worker(lines).version("v1", &backend, 100)).await;
-    let answer = proxy.get_with("/", &["Accept: text/html", "Cookie: vk=me"]).await;
+    let (backend, proxy) = one(&format!("{COOKIE}\n{}", rule("Cookie", "operation = \"remove\""))).await;
+    let answer = proxy.get_with("/", &[HTML, "Cookie: vk=me"]).await;
     assert_eq!(answer.header("set-cookie"), None);
     assert_eq!(backend.last().header("cookie"), None);
-    assert_eq!(backend.last().header("cloudflare-workers-version-key").as_deref(), Some("me"));
+    assert_eq!(backend.last().header(KEY).as_deref(), Some("me"));
 }
