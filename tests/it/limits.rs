@@ -19,7 +19,6 @@ mod windows;
 mod wire;
 
 use bytes::Bytes;
-use gradual::metrics::Gauges;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -37,9 +36,7 @@ async fn limited(limits: &str, v1: &Backend) -> Proxy {
 
 /// How often a bound was met.
 fn met(proxy: &Proxy, limit: &str) -> u64 {
-    let text = proxy.registry.render(&Gauges::default());
-    let line = format!("gradual_limited_total{{limit=\"{limit}\"}} ");
-    text.lines().find_map(|found| found.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+    proxy.metric(&format!("gradual_limited_total{{limit=\"{limit}\"}}"))
 }
 
 async fn is_met(proxy: &Proxy, limit: &str, times: u64) {

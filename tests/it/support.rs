@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use backend::{Backend, Feed, backend, body, empty, frames, raw_backend, record, trailers};
+pub(crate) use backend::{
+    Backend, Feed, backend, body, empty, frames, nobody, raw_backend, record, trailers,
+};
 pub(crate) use certificates::Authority;
 pub(crate) use client::{Answer, Body, Connection, collect, http2, tls_client};
 pub(crate) use file::{File, file};

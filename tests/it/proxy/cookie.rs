@@ -7,7 +7,7 @@ use gradual::model::decision::Sent;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use crate::support::{Answer, Backend, Body, File, Proxy, backend, body, file, proxy};
+use crate::support::{Answer, Backend, Body, File, Proxy, backend, body, file, nobody, proxy};
 
 use super::two;
 
@@ -250,8 +250,8 @@ async fn a_redirect_and_an_unchanged_page_may_carry_the_cookie() {
 
 #[tokio::test]
 async fn what_the_proxy_answers_itself_carries_no_cookie() {
-    let file =
-        file().worker("[worker.affinity]\ncookie = \"vk\"").version_at("v1", &["http://127.0.0.1:1"], 100);
+    let gone = nobody();
+    let file = file().worker("[worker.affinity]\ncookie = \"vk\"").version_at("v1", &[gone.url()], 100);
     let proxy = proxy(&file).await;
     let answer = proxy.get_with("/", &[HTML]).await;
     assert_eq!((answer.status, answer.header("set-cookie")), (503, None));

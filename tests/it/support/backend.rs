@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -68,6 +68,26 @@ impl Backend {
     /// How many connections were accepted.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// A port that refuses connections, and is nobody else's for as long as this is kept.
+pub(crate) struct Nobody {
+    url: String,
+    _bound: TcpSocket,
+}
+
+/// Where nobody listens.
+pub(crate) fn nobody() -> Nobody {
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    Nobody { url: format!("http://{}", bound.local_addr().unwrap()), _bound: bound }
+}
+
+impl Nobody {
+    /// For `upstreams`.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 }
 

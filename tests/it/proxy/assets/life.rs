@@ -6,20 +6,15 @@ use futures_util::FutureExt;
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::support::{raw_backend, soon};
+use crate::support::{nobody, raw_backend, soon};
 
 #[tokio::test]
 async fn a_retained_version_that_is_down_costs_the_user_nothing_but_its_assets() {
     let (v1, v3) = (site("v1", &[]).await, site("v3", &["/assets/a.js"]).await);
-    // Nobody listens there.
-    let gone = raw_backend(async |_| {}).await;
-    let url = gone.url().to_owned();
-    drop(gone);
+    let gone = nobody();
     let file = assets(", retain = [\"v2\", \"v3\"]").version("v1", &v1.backend, 100);
-    let text = file.spare("v3", &v3.backend).text();
-    let spare = format!("[[worker.version]]\nid = \"v2\"\nupstreams = [\"{url}\"]\n[worker.deployment]");
-    let text = text.replace("[worker.deployment]", &spare);
-    let proxy = Proxy::start(tempfile::tempdir().unwrap(), &text).await;
+    let file = file.version_at("v2", &[gone.url()], 0).spare("v3", &v3.backend);
+    let proxy = proxy(&file).await;
     for number in 0..3 {
         assert_eq!(proxy.get("/assets/a.js").await.text(), "the file of v3");
         assert_eq!(proxy.get(&format!("/assets/{number}.js")).await.text(), "not at v1");
