@@ -144,6 +144,11 @@ fn version(answer: &Answer) -> String {
     format!("{id} {}", answer.reason())
 }
 
+/// The line of a request whose own version is this one.
+fn own(id: &str) -> String {
+    format!("Cloudflare-Workers-Version-Overrides: shop=\"{id}\"")
+}
+
 fn misses(proxy: &Proxy, version: &str, rescued: bool) -> u64 {
     proxy.metric(&format!(
         r#"gradual_asset_misses_total{{worker="shop",version="{version}",rescued="{rescued}"}}"#
@@ -195,7 +200,7 @@ async fn versions_with_a_share_are_asked_in_their_order_then_retained_ones_and_n
         file = file.spare(name, &site.backend);
         sites.push(site);
     }
-    for (own, expected) in [
+    for (id, expected) in [
         ("v1", ["v1", "v3", "v4", "r2", "r1"]),
         ("v4", ["v4", "v1", "v3", "r2", "r1"]),
         // An override reaches a version at 0 %; nothing else does.
@@ -204,8 +209,7 @@ async fn versions_with_a_share_are_asked_in_their_order_then_retained_ones_and_n
         order.lock().unwrap().clear();
         // With a budget of its own, and nothing remembered.
         let proxy = proxy(&file).await;
-        let own = format!("Cloudflare-Workers-Version-Overrides: shop=\"{own}\"");
-        assert_eq!(proxy.get_with("/assets/a.js", &[&own]).await.status, 404);
+        assert_eq!(proxy.get_with("/assets/a.js", &[&own(id)]).await.status, 404);
         assert_eq!(*order.lock().unwrap(), expected);
     }
     assert_eq!(sites[7].count(), 0);
@@ -359,12 +363,11 @@ async fn a_version_that_fails_redirects_or_refuses_is_passed_over() {
     let (v1, v2, v3) = (site("v1", &[]).await, site("v2", &[]).await, site("v3", &["/assets/a.js"]).await);
     let file = assets("").version("v1", &v1.backend, 98).version("v2", &v2.backend, 1);
     let file = file.version("v3", &v3.backend, 1);
-    let own = "Cloudflare-Workers-Version-Overrides: shop=\"v1\"";
     for status in [500, 503, 301, 302, 401, 403, 429] {
         v2.otherwise(status);
         // A new one remembers nothing.
         let proxy = proxy(&file).await;
-        let answer = proxy.get_with("/assets/a.js", &[own]).await;
+        let answer = proxy.get_with("/assets/a.js", &[&own("v1")]).await;
         assert_eq!((answer.status, answer.text()), (200, "the file of v3"), "{status}");
         assert_eq!((asked_of_others(&proxy, "failure"), asked_of_others(&proxy, "hit")), (1, 1));
         assert_eq!((misses(&proxy, "v1", true), misses(&proxy, "v2", true)), (1, 0));

@@ -55,7 +55,6 @@ async fn what_nobody_has_for_one_version_is_asked_for_another_all_the_same() {
         sites.push(site);
     }
     let proxy = proxy(&file).await;
-    let own = |id: &str| format!("Cloudflare-Workers-Version-Overrides: shop=\"{id}\"");
     // Four others, and v6 is not among them.
     assert_eq!(proxy.get_with("/assets/a.js", &[&own("v1")]).await.status, 404);
     assert_eq!(proxy.get_with("/assets/a.js", &[&own("v1")]).await.status, 404);
@@ -74,7 +73,6 @@ async fn where_a_file_was_is_asked_first_when_the_own_version_has_missed_again()
     let file =
         assets("").version("v1", &v1.backend, 98).version("v2", &v2.backend, 1).version("v3", &v3.backend, 1);
     let proxy = proxy(&file).await;
-    let own = |id: &str| format!("Cloudflare-Workers-Version-Overrides: shop=\"{id}\"");
     let asked = || std::mem::take(&mut *order.lock().unwrap());
     for _ in 0..3 {
         let answer = proxy.get_with("/assets/a.js", &[&own("v1")]).await;

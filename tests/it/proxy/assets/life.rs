@@ -5,8 +5,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 
+use super::super::read_head;
 use super::*;
 use crate::support::{nobody, raw_backend, soon};
+
+const GRACE: &str = "[limits]\nretired_grace = \"50ms\"";
+
+/// A server that never answers.
+async fn silent() -> Backend {
+    raw_backend(async |mut socket| {
+        read_head(&mut socket).await;
+        std::future::pending::<()>().await;
+    })
+    .await
+}
 
 #[tokio::test]
 async fn a_retained_version_that_is_down_costs_the_user_nothing_but_its_assets() {
@@ -24,11 +36,7 @@ async fn a_retained_version_that_is_down_costs_the_user_nothing_but_its_assets()
 #[tokio::test]
 async fn a_version_that_does_not_answer_is_given_a_part_of_the_time_and_the_next_is_asked() {
     let (v1, v3) = (site("v1", &[]).await, site("v3", &["/assets/a.js"]).await);
-    let silent = raw_backend(async |mut socket| {
-        super::super::read_head(&mut socket).await;
-        std::future::pending::<()>().await;
-    })
-    .await;
+    let silent = silent().await;
     let file = assets(", retain = [\"v2\", \"v3\"]").worker("timeouts = { response = \"2s\" }");
     let file = file.version("v1", &v1.backend, 100).spare("v2", &silent).spare("v3", &v3.backend);
     let proxy = proxy(&file).await;
@@ -40,11 +48,7 @@ async fn a_version_that_does_not_answer_is_given_a_part_of_the_time_and_the_next
 #[tokio::test]
 async fn an_upstream_that_never_answers_for_others_is_ejected_like_any() {
     let (v1, well) = (site("v1", &[]).await, site("v2", &[]).await);
-    let silent = raw_backend(async |mut socket| {
-        super::super::read_head(&mut socket).await;
-        std::future::pending::<()>().await;
-    })
-    .await;
+    let silent = silent().await;
     let file = assets(", retain = [\"v2\"]").worker("timeouts = { response = \"1s\" }");
     let file = file.version("v1", &v1.backend, 100);
     let proxy = proxy(&file.version_at("v2", &[silent.url(), well.backend.url()], 0)).await;
@@ -77,9 +81,8 @@ async fn a_version_whose_time_is_over_is_asked_nothing_more() {
     });
     let new = new.start().await;
     let old = streaming("/missing").await;
-    let grace = "[limits]\nretired_grace = \"50ms\"";
-    let before = assets(", retain = [\"old\"]").top(grace).version("new", &new, 100).spare("old", &old);
-    let after = assets("").top(grace).version("new", &new, 100);
+    let before = assets(", retain = [\"old\"]").top(GRACE).version("new", &new, 100).spare("old", &old);
+    let after = assets("").top(GRACE).version("new", &new, 100);
     let mut proxy = proxy(&before).await;
     let mut asset = proxy.connect().await;
     asset.send("GET /assets/a.js?dpl=old HTTP/1.1\r\nHost: shop.example\r\n\r\n").await;
@@ -104,10 +107,10 @@ async fn a_client_that_leaves_ends_the_search() {
     let waiting = raw_backend(move |mut socket| {
         let (arrived, left) = (Arc::clone(&counters.0), Arc::clone(&counters.1));
         async move {
-            super::super::read_head(&mut socket).await;
+            read_head(&mut socket).await;
             arrived.fetch_add(1, Ordering::SeqCst);
             // The connection is closed.
-            super::super::read_head(&mut socket).await;
+            read_head(&mut socket).await;
             left.fetch_add(1, Ordering::SeqCst);
         }
     })
@@ -127,7 +130,7 @@ async fn streaming(missing: &'static str) -> Backend {
     raw_backend(move |mut socket| async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         loop {
-            let head = super::super::read_head(&mut socket).await;
+            let head = read_head(&mut socket).await;
             if head.is_empty() {
                 return;
             }
@@ -146,8 +149,8 @@ async fn streaming(missing: &'static str) -> Backend {
 #[tokio::test]
 async fn what_left_with_its_version_is_ended_and_what_the_version_serves_as_retained_is_not() {
     let (old, new) = (streaming("/missing").await, site("new", &[]).await);
-    let before = assets("").top("[limits]\nretired_grace = \"50ms\"").version("old", &old, 100);
-    let after = assets(", retain = [\"old\"]").top("[limits]\nretired_grace = \"50ms\"");
+    let before = assets("").top(GRACE).version("old", &old, 100);
+    let after = assets(", retain = [\"old\"]").top(GRACE);
     let after = after.version("new", &new.backend, 100).spare("old", &old);
     let mut proxy = proxy(&before).await;
     let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: shop.example\r\n\r\n");
@@ -168,7 +171,7 @@ async fn what_left_with_its_version_is_ended_and_what_the_version_serves_as_reta
     proxy.reload(&after).await.unwrap();
     assert_eq!(proxy.registry.under_way()[0].requests, 1);
     // What is retained no more ends as every other.
-    let last = assets("").top("[limits]\nretired_grace = \"50ms\"").version("new", &new.backend, 100);
+    let last = assets("").top(GRACE).version("new", &new.backend, 100);
     proxy.reload(&last).await.unwrap();
     let mut asset = asset;
     assert!(soon("the asset is ended", asset.is_closed()).await);
@@ -190,9 +193,8 @@ async fn retained_versions_are_in_use_and_shown_like_those_in_the_deployment() {
 #[tokio::test]
 async fn what_another_version_serves_does_not_end_with_the_version_that_missed() {
     let (old, new) = (streaming("/missing").await, streaming("/assets/").await);
-    let grace = "[limits]\nretired_grace = \"50ms\"";
-    let before = assets(", retain = [\"old\"]").top(grace).version("new", &new, 100).spare("old", &old);
-    let after = assets("").top(grace).version("old", &old, 100);
+    let before = assets(", retain = [\"old\"]").top(GRACE).version("new", &new, 100).spare("old", &old);
+    let after = assets("").top(GRACE).version("old", &old, 100);
     let mut proxy = proxy(&before).await;
     let mut client = http2(proxy.pipe().await).await;
     let get = |path: &str| Request::get(format!("http://shop.example{path}")).body(empty()).unwrap();

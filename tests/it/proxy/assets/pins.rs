@@ -101,8 +101,7 @@ async fn a_pin_is_for_what_only_reads_and_for_paths_that_nobody_can_take_for_oth
 #[tokio::test]
 async fn an_override_is_before_a_pin_and_a_pinned_version_that_misses_is_helped_out() {
     let (proxy, sites) = four().await;
-    let line = "Cloudflare-Workers-Version-Overrides: shop=\"v2\"";
-    let answer = proxy.get_with("/assets/a.js?dpl=v3", &[line]).await;
+    let answer = proxy.get_with("/assets/a.js?dpl=v3", &[&own("v2")]).await;
     assert_eq!((answer.text(), &*version(&answer)), ("the file of v2", "v2 override"));
     sites[2].has(&[]);
     let answer = proxy.get("/assets/a.js?dpl=v3").await;
