@@ -267,6 +267,9 @@ fn network(text: &str, span: Span) -> Result<(IpAddr, IpAddr), Mistake> {
         let mistake = Mistake::new(format!("{} has bits set behind its prefix", quoted(text)), span);
         return Err(mistake.help(format!("write `{}`", network.trunc())));
     }
-    // Both ends are of IPv4 if the prefix is of 96 bits or more, as the clients' addresses are.
-    Ok((network.network().to_canonical(), network.broadcast().to_canonical()))
+    let (first, last) = (network.network(), network.broadcast());
+    // A network of addresses of IPv4 in IPv6 form is one of IPv4, as the clients' addresses are. A wider one has others, too,
+    // and those are what it is for.
+    let (first4, last4) = (first.to_canonical(), last.to_canonical());
+    Ok(if first4.is_ipv4() && last4.is_ipv4() { (first4, last4) } else { (first, last) })
 }

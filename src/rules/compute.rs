@@ -191,7 +191,7 @@ fn replace<'s>(
     pattern: &Pattern,
     with: &Template,
 ) -> Option<&'s [u8]> {
-    let Some(captures) = pattern.captures(context, text) else { return Some(text) };
+    let Some(captures) = pattern.captures(context, text)? else { return Some(text) };
     let found = captures.span(0)?;
     let (before, after) = (text.get(..found.start)?, text.get(found.end..)?);
     let length = before.len() + with.length(&captures) + after.len();

@@ -63,9 +63,9 @@ impl<'s> Context<'s> {
         BumpVec::new_in(self.bump)
     }
 
-    /// An empty list of at most so many values; `None` where that would be too much work.
-    pub(super) fn list(&self, most: usize) -> Option<BumpVec<'s, Value<'s>>> {
-        let leave = self.may_write(most.saturating_mul(size_of::<Value<'_>>()));
+    /// An empty list of at most so many items; `None` where that would be too much work.
+    pub(super) fn list<T>(&self, most: usize) -> Option<BumpVec<'s, T>> {
+        let leave = self.may_write(most.saturating_mul(size_of::<T>()));
         leave.then(|| BumpVec::with_capacity_in(most, self.bump))
     }
 

@@ -20,6 +20,27 @@ pub(super) fn unexpected(scan: &Scanner<'_>) -> Mistake {
     }
 }
 
+/// Whether what stands behind an operand was meant as an operator: none that there is, but neither one that joins conditions,
+/// nor the end of something, nor a value before which a comma is missing.
+pub(super) fn is_like_an_operator(scan: &Scanner<'_>) -> bool {
+    let word = scan.word();
+    let is_call = || scan.rest().get(word.len()..).is_some_and(|rest| rest.trim_start().starts_with('('));
+    match word {
+        "" => scan.rest().starts_with(['=', '!', '&', '|', '^']) && !is_logic(scan.rest()),
+        "and" | "or" | "xor" => false,
+        _ => {
+            let is_number = word.starts_with(|c: char| c.is_ascii_digit());
+            let is_value =
+                fields::field(word).is_some() || (functions::function(word).is_some() && is_call());
+            !is_number && !is_value
+        }
+    }
+}
+
+fn is_logic(text: &str) -> bool {
+    ["&&", "||", "^^"].iter().any(|symbol| text.starts_with(symbol))
+}
+
 /// What stands behind a whole expression.
 pub(super) fn after_operand(scan: &Scanner<'_>, operand: &Operand) -> Mistake {
     let (span, word) = (scan.found(), scan.word());
@@ -164,11 +185,10 @@ pub(super) fn no_value_but_condition(operand: &Operand) -> Mistake {
 
 /// A collection that should become text.
 pub(super) fn no_text(operand: &Operand) -> Mistake {
-    let mistake = Mistake::new(
-        format!("this is {}, which is no text", operand.ty.with_article()),
-        operand.span.clone(),
-    )
-    .expected("a String, Bytes, Integer, Boolean or IP address");
+    let of = if operand.each { " for each element" } else { "" };
+    let title = format!("this is {}{of}, which is no text", operand.ty.with_article());
+    let mistake = Mistake::new(title, operand.span.clone())
+        .expected("one String, Bytes, Integer, Boolean or IP address");
     if operand.each {
         return mistake.help("`[*]` belongs into a call; `[0]` gives the first element");
     }

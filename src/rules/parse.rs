@@ -104,10 +104,6 @@ impl Parser<'_> {
         while let Some(logic) = self.logic() {
             rest.push((logic, self.unary()?));
         }
-        // A value would have taken the operator that follows.
-        if let Some(operator) = compare::next_operator(&self.scan) {
-            return Err(hints::compared_condition(operator));
-        }
         if rest.is_empty() { Ok(first) } else { combined(first, rest) }
     }
 
@@ -118,6 +114,18 @@ impl Parser<'_> {
         let mut operators = OPERATORS.into_iter();
         let found = operators.find(|(word, symbol, _)| self.scan.eat_word(word) || self.scan.eat(symbol));
         found.map(|(_, _, logic)| logic)
+    }
+
+    /// Behind an operand stands nothing that was meant as an operator. Said here, as what the operand is could only be judged
+    /// once that is clear.
+    fn check_operator(&mut self, operand: &Operand) -> Result<(), Mistake> {
+        self.scan.space();
+        // A value would have taken the operator that follows.
+        match compare::next_operator(&self.scan) {
+            Some(operator) => Err(hints::compared_condition(operator)),
+            None if hints::is_like_an_operator(&self.scan) => Err(hints::after_operand(&self.scan, operand)),
+            None => Ok(()),
+        }
     }
 
     fn unary(&mut self) -> Result<Operand, Mistake> {
@@ -136,9 +144,13 @@ impl Parser<'_> {
             let operand = self.nested(1, Self::either)?;
             self.close(start, ")")?;
             condition(&operand)?;
-            return Ok(Operand { span: start..self.scan.at(), ..operand });
+            let operand = Operand { span: start..self.scan.at(), ..operand };
+            self.check_operator(&operand)?;
+            return Ok(operand);
         }
-        self.comparison()
+        let operand = self.comparison()?;
+        self.check_operator(&operand)?;
+        Ok(operand)
     }
 
     /// The symbol that closes what was opened at `start`.

@@ -97,12 +97,13 @@ impl Pattern {
         self.0.captures_len().saturating_sub(1)
     }
 
-    /// The first match; `None` where there is none, or where it would be too much work.
-    pub(super) fn captures<'s>(&self, context: &Context<'s>, text: &'s [u8]) -> Option<Captures<'s>> {
-        let mut places: BumpVec<'s, Place> = BumpVec::new_in(context.bump);
-        places.resize(self.0.captures_len().saturating_mul(2), None);
-        self.0.search_slots(&Input::new(text), &mut places)?;
-        Some(Captures { text, places: places.into_bump_slice() })
+    /// The first match, if there is one; `None` where it would be too much work.
+    pub(super) fn captures<'s>(&self, context: &Context<'s>, text: &'s [u8]) -> Option<Option<Captures<'s>>> {
+        let count = self.0.captures_len().saturating_mul(2);
+        let mut places: BumpVec<'s, Place> = context.list(count)?;
+        places.resize(count, None);
+        let found = self.0.search_slots(&Input::new(text), &mut places);
+        Some(found.map(|_| Captures { text, places: places.into_bump_slice() }))
     }
 }
 

@@ -214,6 +214,18 @@ fn results_and_work_are_bounded() {
     assert!(get("/").with("x", slow).matches(&format!(r#"len(url_decode({X}, "r")) > 30000"#)));
 }
 
+#[test]
+fn what_the_groups_of_a_pattern_have_matched_is_work_too() {
+    let many = get(&format!("/?{}", "a&".repeat(32 * 1024)));
+    let replaced = |groups: usize| {
+        let pattern = "()".repeat(groups);
+        format!("len(regex_replace(http.request.uri.args.names[*], \"{pattern}\", \"x\"))")
+    };
+    assert!(many.matches(&format!("{} == 32768", replaced(1))));
+    // Each takes 16 bytes for each group, and one more.
+    assert!(many.matches(&format!("{} in {{1..4096}}", replaced(200))));
+}
+
 /// So many conditions joined with `and`.
 fn times(condition: &str, count: usize) -> String {
     vec![condition; count].join(" and ")

@@ -215,9 +215,18 @@ fn addresses_of_ipv4_in_ipv6_form_are_of_ipv4() {
         ("ip.src in {::ffff:203.0.114.0/120}", false),
         ("ip.src in {::ffff:203.0.113.1..203.0.113.9}", true),
         ("ip.src in {::1 ::ffff:203.0.113.8}", false),
+        ("ip.src in {::/80}", false),
     ] {
         assert_eq!(request.matches(filter), matches, "{filter}");
     }
+    let from = |address: &str| super::Sample { client: address.parse().ok(), ..get("/") };
+    let sixth = from("::1");
+    for (network, matches) in
+        [("::/79", true), ("::/80", true), ("::/81", true), ("::/96", true), ("::fffe:0:0/95", false)]
+    {
+        assert_eq!(sixth.matches(&format!("ip.src in {{{network}}}")), matches, "{network}");
+    }
+    assert!(from("::fffe:1:2").matches("ip.src in {::fffe:0:0/95}"));
 }
 
 #[test]
