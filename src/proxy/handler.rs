@@ -188,13 +188,12 @@ impl Exchange {
             self.hold_on(&mut exchanged);
         }
         self.count_retry(exchanged.is_ok());
-        let Self { meter, admitted, .. } = *self;
         Ok(match exchanged {
-            Ok((response, lease)) => match admitted.upgrade {
-                Some(upgrade) => tunnel::answer(upgrade, response, lease, meter),
-                None => answer(response, lease, meter),
+            Ok((response, lease)) => match self.admitted.upgrade.take() {
+                Some(upgrade) => tunnel::answer(upgrade, response, lease, self.meter),
+                None => answer(response, lease, self.meter),
             },
-            Err(failure) => refuse(&failure, meter),
+            Err(failure) => refuse(&failure, self.meter),
         })
     }
 

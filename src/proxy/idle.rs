@@ -9,19 +9,19 @@ use tokio::time::Sleep;
 /// Expires when nothing has happened for so long. Costs a timer only once something had to be waited for.
 pub(super) struct Idle {
     limit: Duration,
-    last: Instant,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Once something had to be waited for: when something has happened last, and the timer.
+    waits: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Idle {
     pub(super) fn new(limit: Duration) -> Self {
-        Self { limit, last: Instant::now(), timer: None }
+        Self { limit, waits: None }
     }
 
     /// Something has happened.
     pub(super) fn touch(&mut self) {
-        if self.timer.is_some() {
-            self.last = Instant::now();
+        if let Some((last, _)) = &mut self.waits {
+            *last = Instant::now();
         }
     }
 
@@ -31,13 +31,11 @@ impl Idle {
         cx: &mut Context<'_>,
         elsewhere: impl Fn() -> Option<Instant>,
     ) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| {
-            self.last = Instant::now();
-            Box::pin(tokio::time::sleep(self.limit))
-        });
+        let begin = || (Instant::now(), Box::pin(tokio::time::sleep(self.limit)));
+        let (last, timer) = self.waits.get_or_insert_with(begin);
         loop {
             ready!(timer.as_mut().poll(cx));
-            let last = elsewhere().map_or(self.last, |other| other.max(self.last));
+            let last = elsewhere().map_or(*last, |other| other.max(*last));
             let due = last + self.limit;
             if due <= Instant::now() {
                 return Poll::Ready(());
