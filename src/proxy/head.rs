@@ -65,36 +65,44 @@ impl Seen {
     pub(super) fn look(headers: &HeaderMap) -> (Self, Deciding<'_>) {
         let (mut seen, mut deciding) = (Self::default(), Deciding::default());
         for (name, value) in headers {
-            seen.line(name.as_str(), value, &mut deciding);
+            seen.line(name, value, &mut deciding);
         }
         (seen, deciding)
     }
 
-    fn line<'a>(&mut self, name: &str, value: &'a HeaderValue, deciding: &mut Deciding<'a>) {
-        match name {
-            "host" => {
+    fn line<'a>(&mut self, name: &HeaderName, value: &'a HeaderValue, deciding: &mut Deciding<'a>) {
+        // Registered names are numbers, which cost less to tell apart than text.
+        match *name {
+            header::HOST => {
                 self.hosts += 1;
                 deciding.host = deciding.host.or(Some(value));
             }
-            "cookie" => self.cookies += 1,
-            "content-length" => {
+            header::COOKIE => self.cookies += 1,
+            header::CONTENT_LENGTH => {
                 self.content_lengths += 1;
                 self.odd_length |= is_odd(value);
             }
-            "connection" => (self.hop_by_hop, self.connection) = (true, true),
-            "keep-alive" | "proxy-connection" | "http2-settings" => self.hop_by_hop = true,
-            "te" => {
+            header::CONNECTION => (self.hop_by_hop, self.connection) = (true, true),
+            header::TE => {
                 self.hop_by_hop = true;
                 self.te_trailers |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"trailers"));
             }
-            "upgrade" => (self.hop_by_hop, self.upgrade) = (true, true),
-            "transfer-encoding" => {
+            header::UPGRADE => (self.hop_by_hop, self.upgrade) = (true, true),
+            header::TRANSFER_ENCODING => {
                 self.hop_by_hop = true;
                 self.transfer_encodings +=
                     if value.as_bytes().eq_ignore_ascii_case(b"chunked") { 1 } else { 2 };
             }
-            "via" => self.own_vias += tokens(value).filter(|entry| is_own_via(entry)).count(),
-            "forwarded" | "x-real-ip" => self.forwarding = true,
+            header::VIA => self.own_vias += tokens(value).filter(|entry| is_own_via(entry)).count(),
+            header::FORWARDED => self.forwarding = true,
+            _ => self.other_line(name.as_str(), value, deciding),
+        }
+    }
+
+    fn other_line<'a>(&mut self, name: &str, value: &'a HeaderValue, deciding: &mut Deciding<'a>) {
+        match name {
+            "keep-alive" | "proxy-connection" | "http2-settings" => self.hop_by_hop = true,
+            "x-real-ip" => self.forwarding = true,
             KEY_HEADER => {
                 self.keys += 1;
                 deciding.key = deciding.key.or(Some(value));
@@ -371,16 +379,19 @@ pub(super) fn prepare_response(headers: &mut HeaderMap) -> Result<(), Kind> {
     let (mut hop_by_hop, mut connection, mut chunked, mut ours) = (false, false, false, false);
     let (mut lengths, mut odd_length) = (0, false);
     for (name, value) in &*headers {
-        match name.as_str() {
-            "content-length" => (lengths, odd_length) = (lengths + 1, odd_length || is_odd(value)),
-            "connection" => (hop_by_hop, connection) = (true, true),
-            "transfer-encoding" if chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+        match *name {
+            header::CONTENT_LENGTH => (lengths, odd_length) = (lengths + 1, odd_length || is_odd(value)),
+            header::CONNECTION => (hop_by_hop, connection) = (true, true),
+            header::TRANSFER_ENCODING if chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") => {
                 return Err(Kind::Protocol);
             }
-            "transfer-encoding" => (hop_by_hop, chunked) = (true, true),
-            "keep-alive" | "proxy-connection" | "upgrade" | "te" => hop_by_hop = true,
-            "gradual-version" | "gradual-error" => ours = true,
-            _ => {}
+            header::TRANSFER_ENCODING => (hop_by_hop, chunked) = (true, true),
+            header::UPGRADE | header::TE => hop_by_hop = true,
+            _ => match name.as_str() {
+                "keep-alive" | "proxy-connection" => hop_by_hop = true,
+                "gradual-version" | "gradual-error" => ours = true,
+                _ => {}
+            },
         }
     }
     if odd_length || lengths > 1 {
