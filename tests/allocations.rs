@@ -10,6 +10,7 @@ use gradual::config::AccessTarget;
 use gradual::export::access::{AccessLog, Outcome, Record, VersionRef};
 use gradual::model::decision::{Policy, Reason, Senders, Sent};
 use gradual::model::deployment::Deployment;
+use gradual::model::head::Uniform;
 use gradual::model::name::{VersionId, WorkerName};
 use gradual::model::ring::Ring;
 use gradual::model::route::{Pattern, Router};
@@ -204,6 +205,31 @@ fn the_documented_values_allocate_nothing() {
             assert_eq!(value.value(facts, &mut scratch).unwrap(), expected.as_bytes());
             let info = measure(|| assert!(value.value(facts, &mut scratch).is_some()));
             assert_eq!(info.count_total, 0, "{}", value.source());
+        });
+    }
+}
+
+#[test]
+fn host_and_cookies_of_http_2_allocate_nothing() {
+    let mut headers = http::HeaderMap::new();
+    for crumb in ["theme=dark", "user_id=7", "a=b"] {
+        headers.append(http::header::COOKIE, http::HeaderValue::from_static(crumb));
+    }
+    for (value, expected) in [
+        ("http.request.headers[\"host\"][0]", "www.example.com"),
+        ("http.request.cookies[\"user_id\"][0]", "7"),
+        ("http.cookie", "theme=dark; user_id=7; a=b"),
+    ] {
+        let value = Expression::parse(value).unwrap();
+        let mut scratch = Scratch::default();
+        with_facts(|facts| {
+            let mut run = || {
+                let lines = Uniform::new(&headers, http::Version::HTTP_2, "www.example.com");
+                let facts = Facts { authority: lines.host(), lines: &lines, ..*facts };
+                assert_eq!(value.value(&facts, &mut scratch), Some(expected.as_bytes()));
+            };
+            run();
+            assert_eq!(measure(run).count_total, 0, "{}", value.source());
         });
     }
 }

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 pub(super) use self::target::Target;
 use crate::config::{Config, TrustedProxies};
 use crate::model::forwarded;
-use crate::model::head::KEY_HEADER;
+use crate::model::head::{KEY_HEADER, Uniform};
 use crate::rules::Facts;
 
 /// The arguments that describe a request.
@@ -33,6 +33,9 @@ pub struct RequestArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub ip: Option<IpAddr>,
 }
+
+/// The version of HTTP of all requests here.
+const VERSION: Version = Version::HTTP_11;
 
 /// A request. It is one of HTTP/1.1.
 #[derive(Clone, Debug)]
@@ -155,21 +158,27 @@ impl Request {
         target.authority.or_else(host).unwrap_or("")
     }
 
-    /// What rules may see of it, were it sent now. `headers` are its own, as far as the gate lets them pass.
+    /// Its lines as rules see them. `headers` are its own, as far as the gate lets them pass.
+    pub(super) fn lines<'a>(&'a self, target: &Target<'a>, headers: &'a HeaderMap) -> Uniform<'a> {
+        Uniform::new(headers, VERSION, self.authority(target))
+    }
+
+    /// What rules may see of it, were it sent now.
     pub(super) fn facts<'a>(
         &'a self,
         target: &Target<'a>,
-        headers: &'a HeaderMap,
+        lines: &'a Uniform<'a>,
         sender: &Sender<'_>,
     ) -> Facts<'a> {
+        let headers = lines.headers();
         Facts {
             method: self.method.as_str(),
-            version: Version::HTTP_11,
+            version: VERSION,
             https: target.https || (sender.is_trusted() && forwarded::says_https(headers)),
-            authority: self.authority(target),
+            authority: lines.host(),
             path: target.path,
             query: target.query,
-            lines: headers,
+            lines,
             client: sender.address(headers),
             time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             seed: [fastrand::u64(..), fastrand::u64(..)],

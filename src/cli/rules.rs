@@ -93,7 +93,8 @@ pub fn test(args: &TestArgs) -> Result<Tested, Unanswered> {
     })?;
     let request = args.request.request().map_err(Unanswered::Request)?;
     let target = request.target().map_err(Unanswered::Request)?;
-    let facts = request.facts(&target, &request.headers, &Sender::unknown(&request));
+    let lines = request.lines(&target, &request.headers);
+    let facts = request.facts(&target, &lines, &Sender::unknown(&request));
     let mut scratch = Scratch::default();
     let value = parsed.evaluate(&facts, &mut scratch);
     Ok(Tested { type_name: parsed.type_name(), result: value.to_string(), json: machine(&value) })

@@ -221,7 +221,7 @@ static LIMITS: Section = Section {
         key("drain_timeout", DURATION, "How long requests in flight may go on after the signal to stop; \"0s\" ends them at once.").or("30s"),
         key("retired_grace", DURATION, "How long streams may go on whose version has left the deployment; then they are ended. Default: as long as they like."),
         key("header_bytes", SIZE, "The most bytes of a request's head; more is 431.").or("64KiB"),
-        key("header_count", Kind::Integer { least: 1, most: 1000 }, "The most header lines of a request; more is 431.").or("100"),
+        key("header_count", Kind::Integer { least: 1, most: 1000 }, "The most header lines of a request, the crumbs of an HTTP/2 cookie counted as one; more is 431.").or("100"),
         key("uri_bytes", SIZE, "The most bytes of a request's target; more is 414.").or("16KiB"),
         key("tls_handshake_timeout", DURATION, "For the TLS handshake, and for a PROXY protocol header.").or("10s"),
         key("detection_timeout", DURATION, "For a new connection's first bytes, until it is known whether it speaks HTTP/1.1 or HTTP/2.").or("30s"),

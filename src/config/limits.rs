@@ -16,7 +16,7 @@ pub struct Limits {
     pub retired_grace: Option<Duration>,
     /// The most bytes of a request's head.
     pub header_bytes: usize,
-    /// The most header lines of a request.
+    /// The most header lines of a request. The crumbs that HTTP/2 makes of a `Cookie` line are one.
     pub header_count: usize,
     /// The most bytes of a request's target.
     pub uri_bytes: usize,

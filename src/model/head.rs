@@ -1,9 +1,13 @@
 //! A request's head as routing, decision and rules see it: borrowed text, whatever codec read it.
 
+mod uniform;
+
 use std::borrow::Cow;
 use std::net::IpAddr;
 
 use memchr::memchr;
+
+pub use uniform::Uniform;
 
 /// The request header whose value places a request on the ring.
 pub const KEY_HEADER: &str = "cloudflare-workers-version-key";
@@ -22,17 +26,21 @@ pub trait Lines {
         });
     }
 
+    /// Calls `visit` with each part of the cookies as it was sent, in order: a `Cookie` line, or a crumb of one. No cookie
+    /// is in two of them.
+    fn each_crumb<'a>(&'a self, visit: &mut dyn FnMut(&'a [u8])) {
+        self.each_of("cookie", visit);
+    }
+
     /// The values of a name given in lower case, in order, joined with `, ` as RFC 9110 section 5.3 has it; `None`
     /// where there is no such line. Borrows unless there are several.
     fn joined<'a>(&'a self, name: &str) -> Option<Cow<'a, [u8]>> {
         let mut joined: Option<Cow<'a, [u8]>> = None;
-        self.each(&mut |line, value| {
-            if line == name {
-                joined = Some(match joined.take() {
-                    None => Cow::Borrowed(value),
-                    Some(before) => Cow::Owned([&before, &b", "[..], value].concat()),
-                });
-            }
+        self.each_of(name, &mut |value| {
+            joined = Some(match joined.take() {
+                None => Cow::Borrowed(value),
+                Some(before) => Cow::Owned([&before, &b", "[..], value].concat()),
+            });
         });
         joined
     }

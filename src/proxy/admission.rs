@@ -89,7 +89,7 @@ pub(super) fn admit(
     if client.shard.sink().is_on() {
         meter.line = Some(Box::new(Line::of(parts, https)));
     }
-    within_limits(meter.limits(), parts, declared)?;
+    within_limits(meter.limits(), parts, &seen, declared)?;
     if parts.method == Method::CONNECT && !is_websocket(parts) {
         return Err(Kind::Connect.into());
     }
@@ -127,11 +127,12 @@ pub(super) fn admit(
 }
 
 /// Refuses what is longer than is allowed, and was not refused by the codec.
-fn within_limits(limits: &Limits, parts: &Parts, declared: Option<u64>) -> Result<(), Kind> {
+fn within_limits(limits: &Limits, parts: &Parts, seen: &Seen, declared: Option<u64>) -> Result<(), Kind> {
     if parts.uri.path_and_query().map_or(0, |target| target.as_str().len()) > limits.uri_bytes {
         return Err(Kind::UriTooLong);
     }
-    if parts.headers.len() > limits.header_count {
+    let lines = parts.headers.len();
+    if lines > limits.header_count && lines - seen.more_crumbs() > limits.header_count {
         return Err(Kind::HeadTooLarge);
     }
     match limits.request_body_bytes {

@@ -127,6 +127,11 @@ impl Seen {
         self.gradual
     }
 
+    /// How many `Cookie` lines there are beside the first. HTTP/2 makes them of one (RFC 9113 section 8.2.3).
+    pub(super) fn more_crumbs(&self) -> usize {
+        self.cookies.saturating_sub(1)
+    }
+
     /// Whether the body comes in chunks.
     pub(super) fn is_chunked(&self) -> bool {
         self.transfer_encodings > 0

@@ -24,7 +24,7 @@ use crate::model::affinity;
 use crate::model::assets::DEPLOYMENT_HEADER;
 use crate::model::decision::{Origin, Ruled, Sent};
 use crate::model::forwarded;
-use crate::model::head::{KEY_HEADER, Lines, trim_ows};
+use crate::model::head::{KEY_HEADER, Lines, Uniform, trim_ows};
 use crate::model::overrides::OVERRIDES_HEADER;
 use crate::model::ring::Member;
 use crate::rules::{Expression, Facts, Outcome, Rules};
@@ -95,7 +95,7 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
     let mut steered = meter.steered.take().unwrap_or_default();
     gate(request, worker, &mut steered, &mut parts.headers);
     let Looked { edits, object } = look(request, steering, &mut steered, parts);
-    // The cookie as it came, too: a rule that removes it must not take its key away.
+    // The cookie as it came, too, and who can receive it: a rule that removes a header must not take the key away.
     let cookie = steering.affinity.as_ref().and_then(|cookie| affinity::find(&parts.headers, &cookie.cookie));
     let cookie = cookie.and_then(|value| HeaderValue::from_bytes(value).ok());
     if let (Some(objects), Some(name)) = (worker.objects(), &object) {
@@ -107,13 +107,18 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
             }
         }
     }
-    let ruled = edit(request, worker, edits, &mut parts.headers);
-    let headers = &parts.headers;
     let assets = worker.assets().filter(|assets| assets.matches(parts.uri.path()));
+    let receives = steering.affinity.is_some() && assets.is_none() && can_receive(parts);
+    let mut pin = assets.and_then(|assets| pinned(assets, parts));
+    let repins = edits.iter().any(|(name, _)| name == DEPLOYMENT_HEADER);
+    let ruled = edit(request, worker, edits, &mut parts.headers);
+    if repins {
+        pin = assets.and_then(|assets| pinned(assets, parts));
+    }
+    let headers = &parts.headers;
     meter.is_asset |= assets.is_some();
     let overrides = headers.joined(OVERRIDES_HEADER);
     let key = headers.joined(KEY_HEADER);
-    let receives = steering.affinity.is_some() && assets.is_none() && can_receive(parts);
     let made = (cookie.is_none() && receives).then(make_id);
     let sent = Sent {
         object: object.as_deref(),
@@ -123,7 +128,7 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
         denied: steered.denied,
         trusted: request.trusted,
         secret: overrides.as_deref().and_then(|_| worker.secret()),
-        pinned: assets.and_then(|assets| pinned(assets, parts)),
+        pinned: pin,
         cookie: cookie.as_ref().map(HeaderValue::as_bytes),
         made: made.as_ref().map(HeaderValue::as_bytes),
         draw: request.client.shard.draw(),
@@ -189,7 +194,9 @@ fn look(request: &Request<'_>, steering: &Steering, steered: &mut Steered, parts
         return looked;
     }
     let shard = &request.client.shard;
-    let facts = facts(request, parts);
+    let host = request.host.and_then(|host| host.to_str().ok()).unwrap_or("");
+    let lines = Uniform::new(&parts.headers, parts.version, host);
+    let facts = facts(request, parts, &lines);
     steered.ray = Some(facts.ray);
     let mut scratch = shard.scratch();
     steering.rules.run(&facts, &mut scratch, &mut |_, name, outcome| {
@@ -222,16 +229,16 @@ fn edit(
 }
 
 /// What rules may see of a request.
-fn facts<'a>(request: &Request<'a>, parts: &'a Parts) -> Facts<'a> {
+fn facts<'a>(request: &Request<'a>, parts: &'a Parts, lines: &'a Uniform<'a>) -> Facts<'a> {
     let shard = &request.client.shard;
     Facts {
         method: parts.method.as_str(),
         version: parts.version,
         https: request.https,
-        authority: request.host.and_then(|host| host.to_str().ok()).unwrap_or(""),
+        authority: lines.host(),
         path: parts.uri.path(),
         query: parts.uri.query(),
-        lines: &parts.headers,
+        lines,
         client: believed_address(request, &parts.headers),
         time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         seed: [shard.draw(), shard.draw()],

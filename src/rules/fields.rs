@@ -135,9 +135,11 @@ impl Field {
     fn text<'s>(self, context: &Context<'s>) -> Option<&'s [u8]> {
         let facts = context.facts;
         Some(match self {
-            Self::Cookie => return joined(context, "cookie", b"; "),
+            Self::Cookie => return joined(context, b"; ", |visit| facts.lines.each_crumb(visit)),
             Self::Host => facts.authority.as_bytes(),
-            Self::Header(name) => return joined(context, name, b", "),
+            Self::Header(name) => {
+                return joined(context, b", ", |visit| facts.lines.each_of(name, visit));
+            }
             Self::FullUri => return full_uri(context),
             Self::Method => facts.method.as_bytes(),
             Self::Version => version(facts.version),
@@ -156,12 +158,16 @@ impl Field {
     }
 }
 
-/// The lines of a header, joined; empty where there is none. One line alone is borrowed.
-fn joined<'s>(context: &Context<'s>, name: &str, separator: &[u8]) -> Option<&'s [u8]> {
+/// Some lines, joined; empty where there is none. One line alone is borrowed.
+fn joined<'s>(
+    context: &Context<'s>,
+    separator: &[u8],
+    each: impl FnOnce(&mut dyn FnMut(&'s [u8])),
+) -> Option<&'s [u8]> {
     let mut first: Option<&'s [u8]> = None;
     let mut several: Option<BumpVec<'s, u8>> = None;
     let mut within = true;
-    context.facts.lines.each_of(name, &mut |value| match (first, &mut several) {
+    each(&mut |value| match (first, &mut several) {
         (None, _) => first = Some(value),
         (Some(before), several) => {
             let begun = if several.is_some() { 0 } else { before.len() };
@@ -215,7 +221,7 @@ impl MapField {
         match self {
             Self::Headers => context.facts.lines.each(&mut |name, value| visit(name.as_bytes(), value)),
             Self::Cookies => {
-                context.facts.lines.each_of("cookie", &mut |line| {
+                context.facts.lines.each_crumb(&mut |line| {
                     cookies(line).for_each(|(name, value)| visit(name, value));
                 });
             }

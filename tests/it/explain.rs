@@ -89,6 +89,45 @@ fn an_assets_pin_is_explained_as_the_proxy_obeys_it() {
 }
 
 #[test]
+fn cookie_and_pin_are_explained_by_the_request_as_it_came() {
+    let file = |edits: &str| {
+        let text = format!(
+            r#"
+            listener = [{{ address = "127.0.0.1:0" }}]
+            [[worker]]
+            name = "shop"
+            affinity = {{ cookie = "vk" }}
+            assets = {{ paths = ["/assets/*"], retain = ["v0"] }}
+            version = [
+              {{ id = "v0", upstreams = ["http://127.0.0.1:1"] }},
+              {{ id = "v1", upstreams = ["http://127.0.0.1:2"] }},
+            ]
+            deployment = {{ versions = [{{ version_id = "v1", percentage = 100 }}] }}
+            [[worker.rule]]
+            expression = 'true'
+            headers = {{ {edits} }}
+            "#
+        );
+        gradual::config::parse("gradual.toml", &text, std::path::Path::new("/")).unwrap().0
+    };
+    let page = ["-H", "Accept: text/html", "/"];
+    let pin = ["-H", "X-Deployment-Id: v0", "/assets/a.js"];
+    for (edits, arguments, reason) in [
+        (r#""Accept" = { operation = "remove" }"#, &page[..], "key"),
+        (r#""Accept" = { operation = "set", value = "text/html" }"#, &["/"], "random"),
+        (r#""X-A" = { operation = "set", value = "1" }"#, &pin, "asset"),
+        (r#""X-Deployment-Id" = { operation = "remove" }"#, &pin, "random"),
+        (r#""X-Deployment-Id" = { operation = "set", value = "v0" }"#, &["/assets/a.js"], "asset"),
+    ] {
+        let nominates = ["-H", "Connection: accept, x-deployment-id"];
+        for more in [&[][..], &nominates] {
+            let answer = ask(&file(edits), &[more, arguments].concat()).unwrap();
+            assert_eq!(answer["reason"], reason, "{edits} {more:?} {arguments:?}");
+        }
+    }
+}
+
+#[test]
 fn an_object_is_explained_by_its_name_whatever_key_and_override_say() {
     let text = r#"
         listener = [{ address = "127.0.0.1:0" }]

@@ -57,6 +57,22 @@ fn type_and_result_of_an_expression_are_said() {
 }
 
 #[test]
+fn the_host_of_the_url_is_the_one_host_line() {
+    for (arguments, expected) in [
+        (&["https://a.example/"][..], "[\"a.example\"]"),
+        (&["a.example:81/", "-H", "Host: b.example"], "[\"a.example:81\"]"),
+        (&["/", "-H", "Host: b.example"], "[\"b.example\"]"),
+        (&["/"], "missing"),
+    ] {
+        let lines = ask(&[&["http.request.headers[\"host\"]"], arguments].concat()).unwrap();
+        assert_eq!(lines.result, expected, "{arguments:?}");
+        let host = ask(&[&["http.host"], arguments].concat()).unwrap();
+        let list = if host.result == "\"\"" { "missing".into() } else { format!("[{}]", host.result) };
+        assert_eq!(list, expected, "{arguments:?}");
+    }
+}
+
+#[test]
 fn nobody_is_believed_who_says_for_whom_he_asks() {
     let tested = ask(&["ip.src", "--ip", "10.0.0.1", "-H", "X-Forwarded-For: 192.0.2.7"]).unwrap();
     assert_eq!(tested.result, "10.0.0.1");

@@ -31,17 +31,22 @@ pub(super) fn answer<'a>(
     let denied = refused.is_some_and(|field| policy.denies(&field, trusted));
     let key_denied = headers.contains_key(KEY_HEADER) && !policy.keys.allow(trusted);
     gate(worker, trusted, &mut headers);
-    let facts = request.facts(target, &headers, sender);
+    let lines = request.lines(target, &headers);
+    let facts = request.facts(target, &lines, sender);
     let object = object(worker, &facts);
     let rules = run(worker, &facts);
     let cookie = worker.affinity.as_ref();
     let value = cookie.and_then(|cookie| affinity::find(&headers, &cookie.cookie)).map(<[u8]>::to_vec);
+    let assets = worker.assets.as_ref().filter(|assets| assets.matches(target.path));
+    let receives = cookie.is_some() && assets.is_none() && receives(request, target, &headers);
+    let mut pin = assets.and_then(|assets| pinned(assets, request, target, &headers));
     let ruled = apply(&rules, &mut headers);
+    if edits(&rules, DEPLOYMENT_HEADER) {
+        pin = assets.and_then(|assets| pinned(assets, request, target, &headers));
+    }
     let overrides = headers.joined(OVERRIDES_HEADER);
     let secret = super::secret(worker, overrides.is_some())?;
     let key = headers.joined(KEY_HEADER);
-    let assets = worker.assets.as_ref().filter(|assets| assets.matches(target.path));
-    let receives = cookie.is_some() && assets.is_none() && receives(request, target, &headers);
     let sent = Sent {
         key: key.as_deref(),
         overrides: overrides.as_deref(),
@@ -50,7 +55,7 @@ pub(super) fn answer<'a>(
         trusted,
         secret: secret.as_ref(),
         object: object.as_deref(),
-        pinned: assets.and_then(|assets| pinned(assets, request, target, &headers)),
+        pinned: pin,
         cookie: value.as_deref(),
         // Any id: where it falls on the ring is not said.
         made: (value.is_none() && receives).then_some(b"id"),
@@ -128,6 +133,11 @@ fn apply(rules: &[RuleRun<'_>], headers: &mut HeaderMap) -> Ruled {
         outcome.clone().apply(name.clone(), headers, &mut ruled);
     }
     ruled
+}
+
+/// Whether any rule that matches edits a header.
+fn edits(rules: &[RuleRun<'_>], name: &str) -> bool {
+    rules.iter().flat_map(|run| &run.edits).any(|(edited, _)| edited == name)
 }
 
 /// Whether the request's client can receive the affinity cookie.

@@ -66,3 +66,49 @@ async fn of_two_lengths_over_http_2_only_one_that_the_body_has_is_ever_forwarded
         );
     }
 }
+
+#[tokio::test]
+async fn over_http_2_the_crumbs_of_a_cookie_count_as_the_one_line_that_they_are() {
+    let v1 = backend("v1").start().await;
+    for (limits, crumbs, lines, status) in [
+        ("", 120, 0, 200),
+        ("", 120, 100, 431),
+        ("", 0, 101, 431),
+        ("[limits]\nheader_count = 20", 120, 19, 200),
+        ("[limits]\nheader_count = 20", 120, 20, 431),
+        ("[limits]\nheader_count = 20", 1, 20, 431),
+    ] {
+        let proxy = proxy(&file().top(limits).version("v1", &v1, 100)).await;
+        let mut client = http2(proxy.pipe().await).await;
+        let mut request = Request::get("http://shop.example/").body(empty()).unwrap();
+        for number in 0..crumbs {
+            request.headers_mut().append("cookie", format!("c{number}=1").parse().unwrap());
+        }
+        for _ in 0..lines {
+            request.headers_mut().append("x-a", "1".parse().unwrap());
+        }
+        let answer = collect(client.send_request(request).await.unwrap()).await;
+        assert_eq!(answer.status, status, "{limits}: {crumbs} crumbs, {lines} lines");
+        if status == 200 {
+            let cookie: Vec<_> = (0..crumbs).map(|number| format!("c{number}=1")).collect();
+            assert_eq!(v1.last().header("cookie"), Some(cookie.join("; ")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_http_2_a_flood_of_crumbs_is_bounded_by_the_size_of_the_head() {
+    let v1 = backend("v1").start().await;
+    let proxy = proxy(&file().version("v1", &v1, 100)).await;
+    let mut client = http2(proxy.pipe().await).await;
+    // What a field costs beside its name and value is 32 bytes (RFC 9113 section 6.5.2).
+    for (crumbs, status) in [((60 << 10) / 41, 200), ((64 << 10) / 41 + 1, 431)] {
+        let mut request = Request::get("http://shop.example/").body(empty()).unwrap();
+        for _ in 0..crumbs {
+            request.headers_mut().append("cookie", "a=b".parse().unwrap());
+        }
+        let answer = collect(client.send_request(request).await.unwrap()).await;
+        assert_eq!(answer.status, status, "{crumbs} crumbs");
+    }
+    assert_eq!(v1.received().len(), 1);
+}

@@ -351,6 +351,68 @@ async fn a_cookie_in_crumbs_of_http_2_is_one_line_to_rules() {
     assert_eq!(received.header("x-cookie").as_deref(), Some("a=b; user_id=7; c=d"));
 }
 
+/// Rules that say what they saw of the lines of one name, in headers of theirs.
+fn saw(name: &str) -> [String; 4] {
+    let lines = format!("http.request.headers[\"{name}\"]");
+    let named = format!("any(http.request.headers.names[*] == \"{name}\")");
+    [
+        compute("true", "X-First", &format!("{lines}[0]")),
+        compute("true", "X-Lines", &format!("len({lines})")),
+        compute("true", "X-All", "join(http.request.headers.values, \"|\")"),
+        set(&named, "X-Named", "yes"),
+    ]
+}
+
+/// What a backend was told by these rules: the first line, how many there were, and whether the name is among the names.
+fn said(backend: &Backend) -> (Option<String>, Option<String>, bool) {
+    let received = backend.last();
+    (received.header("x-first"), received.header("x-lines"), received.header("x-named").is_some())
+}
+
+#[tokio::test]
+async fn the_crumbs_of_http_2_are_one_cookie_line_among_the_headers_and_lines_of_http_1_are_as_sent() {
+    let (backend, proxy) = one(&saw("cookie")).await;
+    let mut client = http2(proxy.pipe().await).await;
+    for (crumbs, line) in [(&["a=b"][..], "a=b"), (&["a=b", "user_id=7", "c=d"], "a=b; user_id=7; c=d")] {
+        let request = http::Request::get("http://shop.example/").header("x-a", "1");
+        let request = crumbs.iter().fold(request, |request, crumb| request.header("cookie", *crumb));
+        collect(client.send_request(request.body(empty()).unwrap()).await.unwrap()).await;
+        assert_eq!(said(&backend), (Some(line.into()), Some("1".into()), true));
+        let all = backend.last().header("x-all").unwrap();
+        assert_eq!(all.split('|').filter(|value| value.contains("a=b")).collect::<Vec<_>>(), [line]);
+    }
+    proxy.get_with("/", &["Cookie: a=b", "X-A: 1", "Cookie: c=d"]).await;
+    assert_eq!(said(&backend), (Some("a=b".into()), Some("2".into()), true));
+}
+
+#[tokio::test]
+async fn the_host_that_a_request_is_for_is_its_one_host_line_whatever_version_of_http_says_it() {
+    let (backend, proxy) = one(&saw("host")).await;
+    let shop = (Some("shop.example".to_owned()), Some("1".to_owned()), true);
+    for request in [
+        "GET / HTTP/1.1\r\nX-A: 1\r\nHost: shop.example\r\n\r\n",
+        "GET http://shop.example/ HTTP/1.1\r\nHost: shop.example\r\n\r\n",
+        "GET http://shop.example/ HTTP/1.1\r\nHost: other.example\r\n\r\n",
+        "GET http://shop.example/ HTTP/1.0\r\n\r\n",
+    ] {
+        assert_eq!(proxy.send(request).await.status, 200, "{request}");
+        assert_eq!(said(&backend), shop, "{request}");
+        assert!(!backend.last().header("x-all").unwrap().contains("other.example"), "{request}");
+    }
+    let mut client = http2(proxy.pipe().await).await;
+    for line in [None, Some("shop.example"), Some("other.example")] {
+        let mut request = http::Request::get("http://shop.example/").body(empty()).unwrap();
+        if let Some(line) = line {
+            request.headers_mut().insert("host", line.parse().unwrap());
+        }
+        collect(client.send_request(request).await.unwrap()).await;
+        assert_eq!(said(&backend), shop, "{line:?}");
+        assert_eq!(backend.last().header("x-all").as_deref(), Some("shop.example"), "{line:?}");
+    }
+    proxy.send("GET / HTTP/1.0\r\n\r\n").await;
+    assert_eq!(said(&backend), (None, None, false));
+}
+
 #[tokio::test]
 async fn no_client_takes_away_what_a_rule_has_set_by_calling_it_hop_by_hop() {
     let header = "http.request.headers[\"x-plan\"][0]";
@@ -371,4 +433,25 @@ async fn rules_see_no_header_of_the_name_space_that_only_the_proxy_may_use() {
     proxy.get_with("/", &["Gradual-Version-Id: v9", "Gradual-Anything: 1"]).await;
     assert_eq!(backend.last().header("x-claimed"), None);
     assert_eq!(backend.last().header("gradual-version-id").as_deref(), Some("v1"));
+}
+
+#[tokio::test]
+async fn an_assets_pin_is_the_one_that_came_unless_a_rule_edits_its_header() {
+    let backends = two().await;
+    let other = set("true", "X-A", "1");
+    let (pins, unpins) = (set("true", "X-Deployment-Id", "v2"), remove("true", "X-Deployment-Id"));
+    let pin = "x-deployment-id: v2";
+    let nominated = [pin, "Connection: x-deployment-id"];
+    for (rules, lines, version) in [
+        (&[][..], &nominated[..], "v2"),
+        (std::slice::from_ref(&other), &nominated, "v2"),
+        (std::slice::from_ref(&other), &["X-B: 1"], "v1"),
+        (std::slice::from_ref(&pins), &["X-B: 1"], "v2"),
+        (std::slice::from_ref(&pins), &["x-deployment-id: v1", "Connection: x-deployment-id"], "v2"),
+        (&[unpins], &[pin], "v1"),
+    ] {
+        let assets = "[worker.assets]\npaths = [\"/assets/*\"]\nretain = [\"v2\"]";
+        let proxy = proxy(&split(&backends, assets, rules)).await;
+        assert_eq!(proxy.get_with("/assets/a.js", lines).await.text(), version, "{rules:?} {lines:?}");
+    }
 }

@@ -51,6 +51,32 @@ async fn where_a_rule_removes_the_key_the_cookie_is_it() {
 }
 
 #[tokio::test]
+async fn who_can_receive_the_cookie_is_told_by_the_request_as_it_came_whatever_rules_do_to_it() {
+    for (operation, line, expected) in [
+        ("operation = \"remove\"", HTML, true),
+        ("operation = \"set\", value = \"*/*\"", HTML, true),
+        ("operation = \"set\", value = \"text/html\"", "Accept: */*", false),
+    ] {
+        let (_backend, proxy) = one(&format!("{COOKIE}\n{}", rule("Accept", operation))).await;
+        let answer = proxy.get_with("/", &[line]).await;
+        assert_eq!(given(&answer).is_some(), expected, "{operation} {line}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_loses_the_cookie_by_calling_accept_hop_by_hop_whether_or_not_a_rule_matches() {
+    let rule = rule("X-A", "operation = \"set\", value = \"1\"");
+    for worker in [COOKIE.to_owned(), format!("{COOKIE}\n{rule}")] {
+        let (backend, proxy) = one(&worker).await;
+        let answer = proxy.get_with("/", &[HTML, "Connection: accept"]).await;
+        assert!(given(&answer).is_some(), "{worker}");
+        assert_eq!(backend.last().header("accept"), None, "{worker}");
+        let answer = proxy.get_with("/", &["Sec-Fetch-Dest: document", "Connection: sec-fetch-dest"]).await;
+        assert!(given(&answer).is_some(), "{worker}");
+    }
+}
+
+#[tokio::test]
 async fn where_clients_may_send_no_key_the_cookie_still_counts() {
     let (backend, proxy) = one(&format!("keys = \"never\"\n{COOKIE}")).await;
     let answer = proxy.get_with("/", &[HTML, "Cookie: vk=me", &format!("{KEY}: mine")]).await;
