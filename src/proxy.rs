@@ -216,8 +216,8 @@ impl Shards {
         Self {
             threads,
             names: Names::default(),
-            budgets: Budgets::default(),
-            asset_budgets: Budgets::default(),
+            budgets: Budgets::of_retries(),
+            asset_budgets: Budgets::of_assets(),
             standings,
             roster: tokio::sync::watch::Sender::default(),
             listeners: Vec::new(),

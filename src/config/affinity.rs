@@ -3,7 +3,7 @@
 use super::fields::{Fields, Walk};
 use super::texts::Problem;
 use crate::diag::{Diagnostic, quoted};
-use crate::model::affinity::looks_like_a_session;
+use crate::model::affinity::{looks_like_a_session, wants_https};
 
 /// The affinity cookie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub struct Affinity {
     pub forward: bool,
 }
 
-/// The cookie, where the section names one.
-pub(super) fn affinity(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Option<Affinity> {
+/// The cookie, where the section names one. `https` says whether any request can come over https.
+pub(super) fn affinity(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>, https: bool) -> Option<Affinity> {
     let fields = fields?;
     let forward = fields.boolean("cookie_forward");
     let Some(text) = fields.text("cookie") else {
@@ -33,11 +33,19 @@ pub(super) fn affinity(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Opti
     if looks_like_a_session(&cookie) {
         let title = format!("{} looks like a cookie that the application itself sets", quoted(&cookie));
         walk.report(
-            Diagnostic::warning(title, text.span)
+            Diagnostic::warning(title, text.span.clone())
                 .label("whoever has no such cookie is given one by the proxy")
                 .help(
                     "choose a name of its own, such as \"version-key\"; to follow the application's cookie, use a rule",
                 ),
+        );
+    }
+    if wants_https(&cookie) && !https {
+        let title = format!("browsers take a cookie named {} over https alone", quoted(&cookie));
+        walk.conclude(
+            Diagnostic::warning(title, text.span)
+                .label("no listener has `tls` or `trusted_proxies`, so nobody is given it")
+                .help("list the proxy that speaks https in `trusted_proxies`, or choose a name without this prefix"),
         );
     }
     Some(Affinity { cookie, forward: forward.unwrap_or(true) })

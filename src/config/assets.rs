@@ -7,7 +7,7 @@ use toml::value::{Datetime, Offset};
 
 use super::Version;
 use super::deployment::Known;
-use super::fields::{Fields, Walk};
+use super::fields::{Fields, Text, Walk};
 use super::texts::Problem;
 use super::worker::named;
 use crate::diag::{Diagnostic, Span, quoted};
@@ -69,6 +69,20 @@ pub(super) fn assets(walk: &mut Walk<'_>, fields: &Fields<'_>, known: &Known<'_>
         paths,
         fallback: fields.boolean("fallback").unwrap_or(true),
         retain: retain(walk, fields, known),
+    }
+}
+
+/// Warns of a pattern that makes pages assets, where there is a cookie that only pages are given.
+pub(super) fn warn_of_pages(walk: &mut Walk<'_>, fields: &Fields<'_>, cookie: &str) {
+    let takes_pages =
+        |text: &Text<'_>| PathPattern::parse(text.value).is_ok_and(|pattern| pattern.matches("/"));
+    if let Some(text) = fields.texts("paths").into_iter().find(takes_pages) {
+        let title = format!("the pattern {} makes pages assets", quoted(text.value));
+        walk.report(
+            Diagnostic::warning(title, text.span)
+                .label(format!("it matches `/`, and assets are never given the cookie {}", quoted(cookie)))
+                .help("list where files are, such as \"/assets/*\" or \"*.js\""),
+        );
     }
 }
 

@@ -36,8 +36,7 @@ fn config(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Option<Config> {
     let limits = limits::limits(walk, fields.table("limits").as_ref());
     let log = sections::log(walk, fields.table("log").as_ref());
     let admin = sections::admin(walk, fields.table("admin").as_ref(), &mut taken);
-    let open = listeners.iter().any(|listener| !listener.address.value.is_local());
-    let workers = worker::workers(walk, &fields.tables("worker"), open);
+    let workers = worker::workers(walk, &fields.tables("worker"), &listeners);
     Some(Config { server, listeners, limits, log, admin: admin?, workers })
 }
 

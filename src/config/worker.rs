@@ -15,17 +15,41 @@ use super::objects::objects;
 use super::rules;
 use super::sections::{certificate, duration, path, warn_of_slip};
 use super::texts::{self, Problem};
-use super::{OnUnavailable, Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
+use super::{Listener, OnUnavailable, Spanned, Timeouts, UpstreamHost, UpstreamTls, Version, Worker};
 use crate::diag::{Diagnostic, Span, quoted};
 use crate::model::decision::{Policy, Senders};
 use crate::model::deployment::Metadata;
 use crate::model::name::{NameError, Tag, VersionId, WorkerName};
 use crate::model::route::Pattern;
 
-/// Every `[[worker]]` that is whole. `open` says whether a listener can be reached from other machines.
-pub(super) fn workers(walk: &mut Walk<'_>, all: &[Fields<'_>], open: bool) -> Vec<Worker> {
+/// Every `[[worker]]` that is whole.
+pub(super) fn workers(walk: &mut Walk<'_>, all: &[Fields<'_>], listeners: &[Listener]) -> Vec<Worker> {
+    let reach = Reach::of(listeners);
     let mut seen = Seen::default();
-    all.iter().filter_map(|fields| worker(walk, fields, &mut seen, open)).collect()
+    all.iter().filter_map(|fields| worker(walk, fields, &mut seen, reach)).collect()
+}
+
+/// From where and how requests can come.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    /// From other machines.
+    open: bool,
+    /// Over https, to here or to a proxy that is believed to say so.
+    https: bool,
+}
+
+impl Reach {
+    fn of(listeners: &[Listener]) -> Self {
+        let https = |listener: &Listener| {
+            let Listener { tls, trusted_proxies, .. } = listener;
+            !tls.is_empty() || trusted_proxies.unix || !trusted_proxies.networks.is_empty()
+        };
+        Self {
+            open: listeners.iter().any(|listener| !listener.address.value.is_local()),
+            // Where none is whole there are mistakes to mend first.
+            https: listeners.is_empty() || listeners.iter().any(https),
+        }
+    }
 }
 
 /// What no two workers may share, and where the first one has it.
@@ -35,7 +59,7 @@ struct Seen {
     routes: HashMap<Pattern, Span>,
 }
 
-fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool) -> Option<Worker> {
+fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, reach: Reach) -> Option<Worker> {
     let name = name(walk, fields, seen);
     let routes = routes(walk, fields, seen);
     let upstream_host = upstream_host(walk, fields);
@@ -45,19 +69,23 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, open: bool)
     let known = Known::new(&listed);
     let versions = versions(walk, &listed);
     let overrides = senders(fields, "overrides");
-    if open && overrides == Senders::Anyone && !fields.has("overrides_secret_file") {
+    if reach.open && overrides == Senders::Anyone && !fields.has("overrides_secret_file") {
         warn_of_guessable_ids(walk, &listed, &versions);
     }
     let overrides_secret_file = path(walk, fields, "overrides_secret_file");
     let affinity_fields = fields.table("affinity");
     let salt = affinity_fields.as_ref().and_then(|affinity| affinity.text("salt"));
     let salt = salt.map(|text| text.value.to_owned()).or_else(|| Some(name.as_ref()?.as_str().to_owned()));
-    let affinity = affinity(walk, affinity_fields.as_ref());
+    let affinity = affinity(walk, affinity_fields.as_ref(), reach.https);
     let objects = objects(walk, fields.table("objects").as_ref());
     let deployment = fields
         .table("deployment")
         .and_then(|table| deployment::deployment(walk, &table, &known, salt.as_deref().unwrap_or_default()));
-    let assets = fields.table("assets").map(|table| assets::assets(walk, &table, &known));
+    let assets_fields = fields.table("assets");
+    if let (Some(affinity), Some(table)) = (&affinity, &assets_fields) {
+        assets::warn_of_pages(walk, table, &affinity.cookie);
+    }
+    let assets = assets_fields.map(|table| assets::assets(walk, &table, &known));
     let (name, mut deployment) = (name?, deployment?);
     if deployment.id.is_empty() {
         deployment.id = deployment.derived_id(&name);

@@ -62,10 +62,13 @@ pub fn can_receive<L: Lines + ?Sized>(method: &str, lines: &L) -> bool {
 
 /// Whether `text/html` is in an `Accept` line, with a weight above 0 (RFC 9110 section 12.5.1).
 fn accepts_html(accept: &[u8]) -> bool {
-    accept.split(|&byte| byte == b',').any(|range| {
+    let mut accepts = false;
+    elements(accept, |range| {
         let mut parts = range.split(|&byte| byte == b';').map(trim_ows);
-        parts.next().is_some_and(|name| name.eq_ignore_ascii_case(b"text/html")) && !parts.any(is_zero_weight)
-    })
+        let is_html = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(b"text/html"));
+        accepts |= is_html && !parts.any(is_zero_weight);
+    });
+    accepts
 }
 
 fn is_zero_weight(parameter: &[u8]) -> bool {
@@ -83,6 +86,28 @@ pub fn may_set(status: StatusCode, headers: &HeaderMap, name: &str) -> bool {
     (200..400).contains(&status.as_u16()) && !theirs.into_iter().any(same) && !is_public(headers)
 }
 
+/// Visits the elements of a list (RFC 9110 section 5.6.1): a comma in a quoted string, where `\` quotes what follows it
+/// (section 5.6.4), does not end one. Returns false, without the last one, where a quoted string has no end.
+fn elements<'a>(list: &'a [u8], mut visit: impl FnMut(&'a [u8])) -> bool {
+    let (mut begin, mut quoted, mut escaped) = (0, false, false);
+    for (at, byte) in list.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            b',' if !quoted => {
+                visit(list.get(begin..at).unwrap_or_default());
+                begin = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if !quoted {
+        visit(list.get(begin..).unwrap_or_default());
+    }
+    !quoted
+}
+
 /// What `Cache-Control` says to shared caches.
 #[derive(Debug, Default)]
 struct Caching {
@@ -92,15 +117,16 @@ struct Caching {
     no_store: bool,
     /// `max-age` above 0.
     fresh: bool,
+    /// A quoted string has no end: what else is said in it depends on who reads it.
+    torn: bool,
 }
 
 impl Caching {
     fn of(headers: &HeaderMap, name: &str) -> Self {
         let mut caching = Self::default();
         for line in headers.get_all(name) {
-            line.as_bytes()
-                .split(|&byte| byte == b',')
-                .for_each(|directive| caching.add(trim_ows(directive)));
+            let whole = elements(line.as_bytes(), |directive| caching.add(trim_ows(directive)));
+            caching.torn |= !whole;
         }
         caching
     }
@@ -117,12 +143,12 @@ impl Caching {
     }
 
     fn is_public(&self) -> bool {
-        !self.no_store && (self.public || (self.fresh && !self.private))
+        self.torn || (!self.no_store && (self.public || (self.fresh && !self.private)))
     }
 }
 
 /// Whether shared caches may keep an answer: `public`, `s-maxage`, or a positive `max-age` without `private`; also where
-/// that is said to them alone.
+/// that is said to them alone, or cannot be told.
 fn is_public(headers: &HeaderMap) -> bool {
     let names = headers.keys().map(HeaderName::as_str);
     names
@@ -139,7 +165,7 @@ pub fn is_targeted(name: &str) -> bool {
 /// Whether an answer says itself that it is for one client only.
 pub fn is_private(headers: &HeaderMap) -> bool {
     let caching = Caching::of(headers, "cache-control");
-    caching.private || caching.no_store
+    !caching.torn && (caching.private || caching.no_store)
 }
 
 /// Whether caches are told that an answer depends on the cookies of its request.
@@ -149,6 +175,20 @@ pub fn varies_by_cookie(headers: &HeaderMap) -> bool {
         let field = trim_ows(field);
         field == b"*" || field.eq_ignore_ascii_case(b"cookie")
     })
+}
+
+/// Whether browsers take a cookie of this name only with `Secure`, and so over https alone: its name begins, in any case, with
+/// a prefix that says so (RFC 6265bis section 4.1.3; `__Http-` is of its successor).
+pub fn wants_https(name: &str) -> bool {
+    const PREFIXES: [&str; 3] = ["__Secure-", "__Host-", "__Http-"];
+    let begins =
+        |prefix: &&str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    PREFIXES.iter().any(begins)
+}
+
+/// Whether a client keeps a cookie of this name that an answer gives it. One that does not would draw with every page.
+pub fn is_kept(name: &str, https: bool) -> bool {
+    https || !wants_https(name)
 }
 
 /// Whether a name is one by which applications know who is logged in: such a cookie is theirs alone.

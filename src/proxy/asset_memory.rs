@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::time::{Duration, Instant};
 
+use crate::model::percent;
 use crate::model::ring::Member;
 
 /// One worker's memory of assets, on one shard, within one generation.
@@ -15,6 +16,8 @@ use crate::model::ring::Member;
 pub(super) struct Memory {
     keys: [RandomState; 2],
     found: Generations<Member>,
+    /// Under which name a file was found first, as the key of the asset.
+    paths: Generations<u128>,
     missed: Generations<Instant>,
 }
 
@@ -34,6 +37,23 @@ impl Hash for Place<'_> {
     }
 }
 
+/// A path as servers of files read it: decoded, and without empty segments.
+struct Alike<'a>(&'a str);
+
+impl Hash for Alike<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (mut rest, mut last) = (self.0.as_bytes(), 0);
+        while let Some((byte, width)) = percent::first(rest) {
+            if (byte, last) != (b'/', b'/') {
+                state.write_u8(byte);
+            }
+            last = byte;
+            rest = rest.get(width..).unwrap_or_default();
+        }
+        state.write_u8(0xff);
+    }
+}
+
 /// How long it is remembered that nobody had an asset.
 const MISSED: Duration = Duration::from_secs(10);
 /// The same, where some version could not say.
@@ -48,9 +68,14 @@ impl Memory {
         self.found.get(self.key((place, missed))).copied()
     }
 
-    /// Remembers which version had an asset that this one had not.
-    pub(super) fn remember_found(&mut self, place: Place<'_>, missed: Member, by: Member) {
-        self.found.insert(self.key((place, missed)), by);
+    /// Remembers which version had an asset that this one had not; whether no file was found before that may be the same under
+    /// another name: with another query or host, or a path that only looks different.
+    pub(super) fn remember_found(&mut self, place: Place<'_>, missed: Member, by: Member) -> bool {
+        let (key, path) = (self.key((place, missed)), self.key((Alike(place.path), missed)));
+        self.found.insert(key, by);
+        let first = self.paths.get(path).copied().unwrap_or(key);
+        self.paths.insert(path, first);
+        first == key
     }
 
     /// Forgets which version had an asset: it has not got it any more, or does not answer.
@@ -158,6 +183,30 @@ mod tests {
         for other in ["", "url=a", "url=aw=1", "w=1&url=a", "url=a&w=1&dp=x", "url=a&w=1&", "dpl=x"] {
             assert_eq!(memory.found(with(other), a), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_file_is_new_until_it_is_found_under_another_name() {
+        let (a, b) = members();
+        let mut memory = Memory::default();
+        let with = |query| Place { query, ..place("/x.js") };
+        assert!(
+            memory.remember_found(with(Some("v=1")), a, b) && memory.remember_found(with(Some("v=1")), a, b)
+        );
+        assert!(!memory.remember_found(with(Some("v=2")), a, b) && !memory.remember_found(with(None), a, b));
+        assert!(memory.remember_found(with(Some("v=2")), b, a));
+        assert!(memory.remember_found(place("/y.js"), a, b));
+        for path in ["/%78.js", "//x.js", "/x%2Ejs", "/%2f/x.js"] {
+            assert!(!memory.remember_found(place(path), a, b), "{path}");
+        }
+        assert!(!memory.remember_found(Place { host: b"other", ..place("/x.js") }, a, b));
+        // However many queries there are, as long as the path is asked for.
+        for number in 0..5 * GENERATION {
+            let query = number.to_string();
+            let made_up = Place { query: Some(&query), ..place("/x.js") };
+            assert!(!memory.remember_found(made_up, a, b), "{number}");
+        }
+        assert!(memory.paths.young.len() + memory.paths.old.len() <= 4);
     }
 
     #[test]

@@ -7,8 +7,9 @@
 //!
 //! What a flood of paths that nobody has can cost is bounded: each version is asked once, four besides the own at the most,
 //! within a budget for each worker (one for every five requests for assets, and ten a second), and not again for a path
-//! that nobody had some seconds ago (`super::asset_memory`). Outside of the budget is only the version that is known to have
-//! the very file: one request for one, and none for what is made up.
+//! that nobody had some seconds ago (`super::asset_memory`). Outside of the budget are the version that is known to have the
+//! very file, one request for one, and what was asked until a file was found: files are as many as they are, and what is made
+//! up is never found. So while others may give back, a search goes on on credit.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ use hyper::body::Incoming;
 use super::admission::{Admitted, chosen, set_metadata};
 use super::asset_memory::{Memory, Place};
 use super::attempt::Attempts;
-use super::budget::{Budget, Tally};
+use super::budget::{Budget, Tally, Toll};
 use super::failure::{Failure, Kind};
 use super::handler::Exchange;
 use super::head;
@@ -188,6 +189,8 @@ pub(super) struct Search {
     worker: usize,
     /// The own version, and every other that was asked.
     asked: Vec<Member>,
+    /// What of the budget was taken.
+    toll: Toll,
     /// Whether some version could not be asked, or did not say.
     unsure: bool,
     /// When the time for an answer is over.
@@ -219,6 +222,7 @@ impl Search {
             progress: Progress::Begun,
             snapshot: Rc::clone(&meter.snapshot),
             worker: meter.worker?,
+            toll: Toll::of(&assets_of(worker)?.0.budget, meter.started),
             unsure: false,
             due: meter.started.checked_add(limit)?,
             turn: turn(limit),
@@ -284,15 +288,17 @@ impl Search {
 
     /// The next version to ask, paid from the budget.
     fn next(&mut self) -> Next {
-        let Some((worker, assets, config)) = self.worker() else { return Next::Nobody };
+        let Some((.., config)) = self.worker() else { return Next::Nobody };
         let Some(member) = config.eligible.next(&self.asked, |member| self.is_up(member)) else {
             return Next::Nobody;
         };
         if !self.has_time() {
             return Next::Unaffordable;
         }
-        if !assets.budget.take(Instant::now()) {
-            worker.series.asset_asked(AssetRequest::Budget);
+        if !self.toll.take(Instant::now()) {
+            if let Some((worker, ..)) = self.worker() {
+                worker.series.asset_asked(AssetRequest::Budget);
+            }
             return Next::Unaffordable;
         }
         self.asked.push(member);
@@ -308,15 +314,16 @@ impl Search {
         self.unsure || self.worker().is_some_and(|(_, _, config)| down(config))
     }
 
-    /// The version that is asked has the asset: remembers that, and counts it.
-    fn found(&self) {
+    /// The version that is asked has the asset: remembers that, gives back what it took, and counts it.
+    fn found(&mut self) {
         let (Progress::Remembered(by) | Progress::Paid(by)) = self.progress else { return };
-        if let Some((worker, assets, _)) = self.worker() {
-            assets.memory.borrow_mut().remember_found(self.asset.place(), self.asset.own, by);
-            if let Some(own) = worker.versions.get(self.asset.own.index()) {
-                own.series.asset_miss(true);
-            }
+        let Some((worker, assets, _)) = self.worker() else { return };
+        let new = assets.memory.borrow_mut().remember_found(self.asset.place(), self.asset.own, by);
+        if let Some(own) = worker.versions.get(self.asset.own.index()) {
+            own.series.asset_miss(true);
         }
+        // Names are made up easily: of a file that was found under another, only the request that had it is free.
+        self.toll.give_back(new, Instant::now());
     }
 
     /// The version that is asked has not given it: if it had it before, that is forgotten.

@@ -108,7 +108,8 @@ pub(super) fn select(request: &Request<'_>, meter: &mut Meter, parts: &mut Parts
         }
     }
     let assets = worker.assets().filter(|assets| assets.matches(parts.uri.path()));
-    let receives = steering.affinity.is_some() && assets.is_none() && can_receive(parts);
+    let kept = |cookie: &Affinity| affinity::is_kept(&cookie.cookie, request.https);
+    let receives = steering.affinity.as_ref().is_some_and(kept) && assets.is_none() && can_receive(parts);
     let mut pin = assets.and_then(|assets| pinned(assets, parts));
     let repins = edits.iter().any(|(name, _)| name == DEPLOYMENT_HEADER);
     let ruled = edit(request, worker, edits, &mut parts.headers);

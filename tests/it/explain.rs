@@ -489,6 +489,18 @@ fn a_cookie_is_the_key_of_who_has_no_other() {
 }
 
 #[test]
+fn a_cookie_that_wants_https_is_made_for_no_page_over_http() {
+    let mut config = with_cookie(vec![]);
+    config.workers[0].affinity = Some(Affinity { cookie: "__Host-vk".to_owned(), forward: true });
+    for (url, reason) in [("http://a.example/", "random"), ("https://a.example/", "key")] {
+        assert_eq!(ask(&config, &[&PAGE[..], &[url]].concat()).unwrap()["reason"], reason, "{url}");
+    }
+    let said =
+        "none, and no valid cookie __Host-vk; the request asks for no page over https, as the name demands";
+    assert!(text(&config, &PAGE).contains(said));
+}
+
+#[test]
 fn where_the_proxy_makes_the_key_no_version_is_said() {
     let config = with_cookie(vec![]);
     let answer = ask(&config, &PAGE).unwrap();

@@ -36,9 +36,10 @@ pub(super) fn answer<'a>(
     let object = object(worker, &facts);
     let rules = run(worker, &facts);
     let cookie = worker.affinity.as_ref();
+    let kept = cookie.is_some_and(|cookie| affinity::is_kept(&cookie.cookie, facts.https));
     let value = cookie.and_then(|cookie| affinity::find(&headers, &cookie.cookie)).map(<[u8]>::to_vec);
     let assets = worker.assets.as_ref().filter(|assets| assets.matches(target.path));
-    let receives = cookie.is_some() && assets.is_none() && receives(request, target, &headers);
+    let receives = kept && assets.is_none() && receives(request, target, &headers);
     let mut pin = assets.and_then(|assets| pinned(assets, request, target, &headers));
     let ruled = apply(&rules, &mut headers);
     if edits(&rules, DEPLOYMENT_HEADER) {

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::diag::visible;
+use crate::model::affinity::wants_https;
 use crate::model::decision::{Reason, Senders};
 use crate::model::name::VersionId;
 use crate::model::overrides::{Override, OverrideProblem};
@@ -75,7 +76,8 @@ impl Answer<'_> {
             None if self.key_denied => format!("ignored: {}", denied("keys", self.policy.keys)),
             None => match self.cookie {
                 Some(name) if self.reason == Reason::Random => {
-                    format!("none, and no valid cookie {name}; the request asks for no page")
+                    let https = if wants_https(name) { " over https, as the name demands" } else { "" };
+                    format!("none, and no valid cookie {name}; the request asks for no page{https}")
                 }
                 Some(name) => format!("none, and no valid cookie {name}"),
                 None => "none".to_owned(),

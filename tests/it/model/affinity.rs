@@ -1,7 +1,8 @@
 //! The affinity cookie's rules, edge by edge.
 
 use gradual::model::affinity::{
-    can_receive, find, is_private, is_valid, looks_like_a_session, may_set, varies_by_cookie, without,
+    can_receive, find, is_kept, is_private, is_valid, looks_like_a_session, may_set, varies_by_cookie,
+    wants_https, without,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use proptest::prelude::*;
@@ -67,6 +68,8 @@ fn who_asks_for_a_document_can_receive_the_cookie() {
         ("GET", ("accept", "application/xml, TEXT/HTML;q=0.9, */*;q=0.8"), true),
         ("GET", ("accept", "text/html;q=0, */*"), false),
         ("GET", ("accept", "text/html;level=1;q=0.000"), false),
+        ("GET", ("accept", "a/b;c=\"d, text/html\""), false),
+        ("GET", ("accept", "a/b;c=\"\\\", d\", text/html"), true),
         ("GET", ("accept", "*/*"), false),
         ("GET", ("accept", "application/json"), false),
         ("HEAD", ("accept", "text/html"), false),
@@ -102,6 +105,20 @@ fn the_cookie_stands_on_no_error_and_on_nothing_that_others_may_be_given() {
         (200, &[("cache-control", "max-age=0"), ("vercel-cdn-cache-control", "max-age=60")], false),
         (200, &[("surrogate-control", "max-age=60")], false),
         (200, &[("cdn-cache-control", "no-store")], true),
+        // What is quoted is one value, whatever is in it (RFC 9110 section 5.6.4).
+        (200, &[("cache-control", "ext=\"a, no-store, b\", public, max-age=60")], false),
+        (200, &[("cache-control", "ext=\"a, private\", max-age=60")], false),
+        (200, &[("cache-control", "ext=\"a\\\", no-store, b\", public")], false),
+        (200, &[("cache-control", "ext=\"a, public, b\", no-cache")], true),
+        (200, &[("cache-control", "ext=\"a\\\", public, b\"")], true),
+        (200, &[("cache-control", "public, no-store=\"a\"")], true),
+        (200, &[("cache-control", "private=\"a, b\", max-age=\"60\"")], false),
+        // Whoever cannot be understood may be understood otherwise by a cache.
+        (200, &[("cache-control", "ext=\"a, no-store")], false),
+        (200, &[("cache-control", "no-store, ext=\"a")], false),
+        (200, &[("cache-control", "ext=\"a\\\"")], false),
+        (200, &[("cache-control", "private"), ("cache-control", "x=\"")], false),
+        (200, &[("cdn-cache-control", "no-store, x=\"")], false),
     ] {
         let status = StatusCode::from_u16(status).unwrap();
         assert_eq!(may_set(status, &headers(lines), "key"), may, "{status} {lines:?}");
@@ -110,15 +127,34 @@ fn the_cookie_stands_on_no_error_and_on_nothing_that_others_may_be_given() {
 
 #[test]
 fn an_answer_says_itself_whether_it_is_private_and_varies() {
-    for (value, private) in
-        [("private", true), ("no-store", true), ("private=\"x\"", false), ("no-cache", false), ("", false)]
-    {
+    for (value, private) in [
+        ("private", true),
+        ("no-store", true),
+        ("private=\"x\"", false),
+        ("no-cache", false),
+        ("", false),
+        ("x=\"a, private\"", false),
+        ("x=\"a, b\", private", true),
+        ("private, x=\"", false),
+    ] {
         assert_eq!(is_private(&headers(&[("cache-control", value)])), private, "{value}");
     }
     for (value, varies) in
         [("cookie", true), ("Accept, Cookie", true), ("*", true), ("accept", false), ("cookies", false)]
     {
         assert_eq!(varies_by_cookie(&headers(&[("vary", value)])), varies, "{value}");
+    }
+}
+
+#[test]
+fn a_cookie_whose_name_wants_https_is_kept_over_https_alone() {
+    for name in
+        ["__Host-vk", "__Secure-vk", "__HOST-vk", "__secure-vk", "__Host-", "__Http-vk", "__Host-Http-vk"]
+    {
+        assert!(wants_https(name) && is_kept(name, true) && !is_kept(name, false), "{name}");
+    }
+    for name in ["vk", "_Host-vk", "__Hostvk", "__Host_vk", "x__Host-vk", "__Secure", "Host-vk"] {
+        assert!(!wants_https(name) && is_kept(name, true) && is_kept(name, false), "{name}");
     }
 }
 

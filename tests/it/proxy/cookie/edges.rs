@@ -198,3 +198,27 @@ async fn a_rule_that_removes_the_cookie_does_not_take_its_key_away() {
     assert_eq!(backend.last().header("cookie"), None);
     assert_eq!(backend.last().header(KEY).as_deref(), Some("me"));
 }
+
+#[tokio::test]
+async fn a_cookie_that_browsers_keep_over_https_alone_is_given_over_https_alone() {
+    let file = |name: &str| {
+        let cookie = format!("[worker.affinity]\ncookie = \"{name}\"");
+        file().worker("expose_version = true").worker(&cookie)
+    };
+    let backend = backend("v1").start().await;
+    for (name, bare) in [("__Host-vk", "random"), ("__sEcure-vk", "random"), ("vk", "key")] {
+        let file = file(name).listener("trusted_proxies = [\"127.0.0.1\"]");
+        let proxy = proxy(&file.version("v1", &backend, 100)).await;
+        let answer = proxy.get_with("/", &[HTML]).await;
+        assert_eq!((answer.header("set-cookie").is_some(), answer.reason().as_str()), (bare == "key", bare));
+        assert_eq!(backend.last().header(KEY).is_some(), bare == "key", "{name}");
+        let answer = proxy.get_with("/", &[HTML, "X-Forwarded-Proto: https"]).await;
+        let cookie = answer.header("set-cookie").unwrap();
+        assert!(cookie.starts_with(&format!("{name}=")) && cookie.contains("; Secure"), "{cookie}");
+        assert!(cookie.contains("; Path=/;") && !cookie.contains("Domain"), "{cookie}");
+        assert_eq!(answer.reason(), "key");
+        // Who has one keeps to it, however it comes.
+        proxy.get_with("/", &[HTML, &format!("Cookie: {name}=me")]).await;
+        assert_eq!(backend.last().header(KEY).as_deref(), Some("me"));
+    }
+}
