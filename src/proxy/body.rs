@@ -29,6 +29,9 @@ pub(super) struct ResponseBody {
     unread: Option<Rc<Unread>>,
 }
 
+/// What the codec is told that asks for more.
+type Polled = Poll<Option<Result<Frame<Piece>, Source>>>;
+
 enum Content {
     /// Of the proxy's own, in one piece; `None` when it has been taken.
     Own(Option<Bytes>),
@@ -133,6 +136,27 @@ impl ResponseBody {
         }
     }
 
+    /// There is nothing to hand over now; nor will there be, where the request has been told to end. The error is what clients
+    /// know by that it is not whole.
+    fn wait(&self, cx: &Context<'_>) -> Polled {
+        match self.meter.as_ref().is_some_and(|meter| meter.is_cut(cx)) {
+            true => Poll::Ready(Some(Err("its time is over".into()))),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Where it is looked after, its end, or that it is cut: what its client takes slowly may never have to wait for its
+    /// upstream.
+    #[inline(always)]
+    fn poll_looked_after(&mut self, cx: &mut Context<'_>) -> Option<Polled> {
+        let is_over = self.unread.as_ref()?.is_over();
+        let cut = self.wait(cx);
+        if cut.is_ready() {
+            return Some(cut);
+        }
+        is_over.then(|| self.poll_end(cx).map(|frame| frame.map(Ok)))
+    }
+
     /// The end of a body that is looked after: not before all of it has left, since nobody could end it then.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<Frame<Piece>>> {
         if self.unread.as_ref().is_some_and(|unread| !unread.has_left(cx)) {
@@ -208,8 +232,8 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Source>>> {
         let this = self.get_mut();
-        if this.unread.as_ref().is_some_and(|unread| unread.is_over()) {
-            return this.poll_end(cx).map(|frame| frame.map(Ok));
+        if let Some(ends) = this.poll_looked_after(cx) {
+            return ends;
         }
         let frame = match &mut this.content {
             Content::Own(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
@@ -221,13 +245,13 @@ impl Body for ResponseBody {
                 let watch = this.meter.as_ref().map(|meter| &meter.client.watch);
                 let Some(allowance) = watch.map_or(Some(usize::MAX), |watch| watch.allowance(cx)) else {
                     this.wait_for_room();
-                    return Poll::Pending;
+                    return this.wait(cx);
                 };
                 match upstreamed.poll_frame_within(allowance, this.meter.as_deref(), cx) {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
                         this.turn(false);
-                        return Poll::Pending;
+                        return this.wait(cx);
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! What is recorded of a request: counters, and a line of the access log, once, when its response ends.
 
 use std::rc::Rc;
+use std::task::Context;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
@@ -179,6 +180,9 @@ impl Meter {
     pub(super) fn tunnels(&mut self) -> Option<Rc<Tenure>> {
         if let Some(place) = self.stream.take() {
             self.client.shard.tenures().leave(place);
+            if let Some(held) = &self.held {
+                held.ends_by_itself();
+            }
         }
         self.is_tunnel = true;
         self.client.watch.tunnels();
@@ -192,10 +196,15 @@ impl Meter {
         self.client.shard.tenures().task(self.stream?)
     }
 
+    /// Whether the request, of an HTTP/2 client, has been told to end; the task that drives it is woken when it is.
+    pub(super) fn is_cut(&self, cx: &Context<'_>) -> bool {
+        self.stream.is_some_and(|place| self.client.shard.tenures().is_cut(place, cx))
+    }
+
     /// Notes that the response's head is there, where the request holds an object: it ends with the object's time.
     pub(super) fn holds_on(&self) {
         if let Some(held) = &self.held {
-            held.answers(&self.client.watch, self.task());
+            held.answers(&self.client.watch, self.stream);
         }
     }
 

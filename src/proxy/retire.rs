@@ -2,8 +2,8 @@
 //!
 //! A request keeps the snapshot that it began with, so a version lives on until its last request and tunnel have ended.
 //! With `[limits] retired_grace` they are ended when so long has passed since the commit that took the version out: an
-//! HTTP/1.1 client's connection is closed, without a final chunk; an HTTP/2 stream is reset, and the connection told to go
-//! (GOAWAY) where nothing else is under way on it; a WebSocket is closed with 1001, any other tunnel cut
+//! HTTP/1.1 client's connection is closed, without a final chunk; an HTTP/2 stream is reset ([`Tenures::cut`]), and the
+//! connection told to go (GOAWAY) where nothing else is under way on it; a WebSocket is closed with 1001, any other tunnel cut
 //! (`super::tunnel`). A share of 0 % is no retirement, and a version that comes back in time keeps its streams.
 //!
 //! What it costs a request: over HTTP/1.1 a number in its connection's [`Watch`], over HTTP/2 a place in a list.
@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use slab::Slab;
@@ -96,7 +97,15 @@ struct Stream {
     watch: Rc<Watch>,
     /// What drives it; dropped unfinished, it resets the stream.
     task: Option<JoinHandle<()>>,
+    /// Whether it has been told to end.
+    is_cut: bool,
+    /// Wakes its response's body, once that has had to wait.
+    waker: Option<Waker>,
 }
+
+/// How long a response that is cut has to end with an error of its own: the codec does not ask for one while the client gives
+/// the stream no room.
+const LAST_WORD: Duration = Duration::from_millis(500);
 
 impl Tenures {
     /// The tenure of a version: the one that there is, or a new one.
@@ -126,7 +135,8 @@ impl Tenures {
 
     /// A place for a request of an HTTP/2 client, until [`Self::leave`].
     pub(super) fn enter(&self, client: &Client, tenure: u32) -> usize {
-        let stream = Stream { tenure, watch: Rc::clone(&client.watch), task: None };
+        let watch = Rc::clone(&client.watch);
+        let stream = Stream { tenure, watch, task: None, is_cut: false, waker: None };
         let place = self.streams.borrow_mut().insert(stream);
         client.begun.set(Some(place));
         place
@@ -154,6 +164,43 @@ impl Tenures {
     /// What drives the request of a place.
     pub(super) fn task(&self, place: usize) -> Option<AbortHandle> {
         self.streams.borrow().get(place)?.task.as_ref().map(JoinHandle::abort_handle)
+    }
+
+    /// Whether the request of a place has been told to end; the task that asks, which is the one that drives it, is woken
+    /// when it is.
+    pub(super) fn is_cut(&self, place: usize, cx: &Context<'_>) -> bool {
+        let mut streams = self.streams.borrow_mut();
+        let Some(stream) = streams.get_mut(place) else { return false };
+        // A task's waker stays the same for as long as the task lives.
+        stream.waker.get_or_insert_with(|| cx.waker().clone());
+        stream.is_cut
+    }
+
+    /// Ends the requests of these places. A response's body fails, and the stream is reset with INTERNAL_ERROR: there are
+    /// clients that take CANCEL, with which the codec resets a stream whose task has ended, for an end like any other. But
+    /// where no body waits, or its client gives it no room, it is that.
+    pub(super) fn cut(&self, places: &[usize]) {
+        let (mut silent, mut told) = (Vec::new(), Vec::new());
+        for &place in places {
+            let mut streams = self.streams.borrow_mut();
+            let Some(stream) = streams.get_mut(place).filter(|stream| !stream.is_cut) else { continue };
+            stream.is_cut = true;
+            let Some(task) = stream.task.as_ref().map(JoinHandle::abort_handle) else { continue };
+            match &stream.waker {
+                Some(waker) => {
+                    waker.wake_by_ref();
+                    told.push(task);
+                }
+                None => silent.push(task),
+            }
+        }
+        silent.iter().for_each(AbortHandle::abort);
+        if !told.is_empty() {
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(LAST_WORD).await;
+                told.iter().for_each(AbortHandle::abort);
+            });
+        }
     }
 
     /// Notes which versions are in the deployment now.
@@ -231,15 +278,18 @@ async fn end_overdue(shard: Weak<Shard>, grace: Duration) {
 
 /// Resets the streams of tenures that are over, and lets connections go that have nothing else.
 fn end_streams(shard: &Shard, is_over: impl Fn(u32) -> bool) {
-    let mut ended: Vec<(Rc<Watch>, u32)> = Vec::new();
-    for (_, stream) in &*shard.tenures().streams.borrow() {
-        let Some(task) = stream.task.as_ref().filter(|_| is_over(stream.tenure)) else { continue };
-        task.abort();
+    let (mut ended, mut places): (Vec<(Rc<Watch>, u32)>, _) = (Vec::new(), Vec::new());
+    for (place, stream) in &*shard.tenures().streams.borrow() {
+        if stream.task.is_none() || !is_over(stream.tenure) {
+            continue;
+        }
+        places.push(place);
         match ended.iter_mut().find(|(watch, _)| Rc::ptr_eq(watch, &stream.watch)) {
             Some((_, count)) => *count += 1,
             None => ended.push((Rc::clone(&stream.watch), 1)),
         }
     }
+    shard.tenures().cut(&places);
     for (watch, count) in ended {
         if watch.requests() == count {
             watch.ends(Patience::Over);

@@ -15,7 +15,7 @@ pub(crate) use backend::{
     Backend, Feed, backend, body, empty, frames, nobody, raw_backend, record, trailers,
 };
 pub(crate) use certificates::Authority;
-pub(crate) use client::{Answer, Body, Connection, collect, http2, tls_client};
+pub(crate) use client::{Answer, Body, Connection, collect, http2, reset_reason, tls_client};
 pub(crate) use file::{File, file};
 pub(crate) use proxy::{Proxy, proxy};
 

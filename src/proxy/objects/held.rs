@@ -24,6 +24,7 @@ use crate::proxy::failure::{Failure, Kind, Source};
 use crate::proxy::handler::{Exchange, Halt};
 use crate::proxy::record::Meter;
 use crate::proxy::respond::refuse;
+use crate::proxy::retire::Tenures;
 use crate::proxy::shard::Shard;
 use crate::proxy::tap::Tap;
 use crate::proxy::upload;
@@ -67,8 +68,8 @@ pub(in crate::proxy) struct Holders {
 struct Holder {
     tenancy: Arc<Tenancy>,
     watch: Rc<Watch>,
-    /// What drives it over HTTP/2.
-    task: Option<AbortHandle>,
+    /// Over HTTP/2, its place among the shard's streams.
+    stream: Option<usize>,
 }
 
 impl Held {
@@ -88,18 +89,23 @@ impl Held {
     }
 
     /// The response's head is there: from now on the connection or stream is ended when the object is cut.
-    pub(in crate::proxy) fn answers(&self, watch: &Rc<Watch>, task: Option<AbortHandle>) {
-        let holder = Holder { tenancy: Arc::clone(self.tenancy()), watch: Rc::clone(watch), task };
+    pub(in crate::proxy) fn answers(&self, watch: &Rc<Watch>, stream: Option<usize>) {
+        let holder = Holder { tenancy: Arc::clone(self.tenancy()), watch: Rc::clone(watch), stream };
         self.place.set(Some(self.hold.shard.holders().streams.borrow_mut().insert(holder)));
+    }
+
+    /// It is no stream any more, but a tunnel, which sees by itself when the object is cut.
+    pub(in crate::proxy) fn ends_by_itself(&self) {
+        if let Some(place) = self.place.take() {
+            let left = self.hold.shard.holders().streams.borrow_mut().try_remove(place);
+            drop(left);
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(place) = self.place.get() {
-            let left = self.hold.shard.holders().streams.borrow_mut().try_remove(place);
-            drop(left);
-        }
+        self.ends_by_itself();
     }
 }
 
@@ -110,16 +116,18 @@ impl Holders {
     }
 
     /// Ends the responses of objects that are cut, without a word that would make them look whole.
-    fn end_cut(&self) {
+    fn end_cut(&self, tenures: &Tenures) {
+        let mut streams = Vec::new();
         for (_, holder) in &*self.streams.borrow() {
             if !holder.tenancy.is_over() {
                 continue;
             }
-            match &holder.task {
-                Some(task) => task.abort(),
+            match holder.stream {
+                Some(stream) => streams.push(stream),
                 None => holder.watch.ends(Patience::Lost),
             }
         }
+        tenures.cut(&streams);
     }
 }
 
@@ -128,7 +136,7 @@ pub(in crate::proxy) async fn end_cut(shard: Weak<Shard>, common: Arc<Common>) {
     loop {
         let cuts = common.cuts();
         match shard.upgrade() {
-            Some(shard) => shard.holders().end_cut(),
+            Some(shard) => shard.holders().end_cut(shard.tenures()),
             None => return,
         }
         cuts.await;
@@ -230,10 +238,9 @@ impl Wait {
     }
 }
 
-/// How long an upstream may take to see that a connection ends, and to end its own side of it.
+/// How long an upstream may take to see that a connection ends, and to end its own side of it; or that a stream of HTTP/2
+/// is reset, which nobody acknowledges.
 pub(super) const SEEN: Duration = Duration::from_secs(1);
-/// How long a reset stream takes to be known to an HTTP/2 upstream, which does not acknowledge it.
-const RESET: Duration = Duration::from_millis(100);
 /// How often it is looked whether a connection that its task owns has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -272,10 +279,11 @@ pub(in crate::proxy) async fn see_off<S: AsyncRead + AsyncWrite + Unpin>(stream:
     let _ = tokio::time::timeout(SEEN, end).await;
 }
 
-/// A stream has ended, perhaps before its time.
+/// A stream to an HTTP/2 upstream has ended, perhaps before its time; its object is free when the upstream had the time to see
+/// that.
 pub(in crate::proxy) fn end_stream(hold: Rc<Hold>) {
     tokio::task::spawn_local(async move {
-        tokio::time::sleep(RESET).await;
+        tokio::time::sleep(SEEN).await;
         drop(hold);
     });
 }

@@ -205,6 +205,17 @@ pub(crate) async fn http2(pipe: Pipe) -> conn::http2::SendRequest<Body> {
     sender
 }
 
+/// Takes what comes of a response; why its stream was reset before its end, `None` where it has an end.
+pub(crate) async fn reset_reason(incoming: &mut Incoming) -> Option<h2::Reason> {
+    while let Some(frame) = incoming.frame().await {
+        if let Err(error) = frame {
+            let cause = Error::source(&error).and_then(|cause| cause.downcast_ref::<h2::Error>());
+            return cause.and_then(h2::Error::reason);
+        }
+    }
+    None
+}
+
 /// A TLS handshake on a stream.
 pub(crate) async fn tls_client(
     pipe: Pipe,

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::super::read_head;
-use super::storm::{Chronicle, header, witness};
+use super::storm::{Chronicle, Stay, header, witness};
 use super::{
-    ACCEPTS, RESET, asks_for_websocket, get, holding, live, named, nothing_is_left, objects, plain,
+    ACCEPTS, RESET, asks_for_websocket, get, holding, live, named, nothing_is_left, objects, plain, room_of,
     served_by, split, waiting, websocket,
 };
-use crate::support::{Backend, eventually, file, proxy, raw_backend, soon, wire};
+use crate::support::{Backend, backend, eventually, file, proxy, raw_backend, soon, wire};
 
 /// A server that says this to every request, and goes on with it for a while when its client has ended the connection.
 async fn lingering(version: &'static str, chronicle: &Arc<Chronicle>, says: &'static [u8]) -> Backend {
@@ -44,6 +44,45 @@ async fn the_process_does_not_end_before_the_upstream_has_seen_the_end() {
     let (metrics, _) = proxy.records().await;
     assert_eq!(chronicle.under_way(), 0);
     assert!(metrics.contains(r#"gradual_objects_live{worker="shop"} 0"#));
+}
+
+/// An HTTP/2 server that answers nothing, and goes on with a request for a while when its client has reset it.
+async fn slow_to_see(version: &'static str, chronicle: &Arc<Chronicle>) -> Backend {
+    struct Late(Option<Stay>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            let stay = self.0.take();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                drop(stay);
+            });
+        }
+    }
+    let chronicle = Arc::clone(chronicle);
+    let slow = backend(version).h2c().answering(move |request| {
+        let late = Late(Some(chronicle.begins(&room_of(&request), version)));
+        async move {
+            let _late = late;
+            std::future::pending().await
+        }
+    });
+    slow.start().await
+}
+
+/// HTTP/2 has no acknowledgement of a reset.
+#[tokio::test]
+async fn an_http_2_upstream_has_the_time_to_see_that_a_stream_is_reset_before_its_object_is_free() {
+    let chronicle = Arc::<Chronicle>::default();
+    let (one, two) = (slow_to_see("v1", &chronicle).await, witness("v2", &chronicle).await);
+    let mut proxy = proxy(&split([&one, &two], 0, RESET)).await;
+    let mut first = proxy.connect().await;
+    first.send(get("lobby")).await;
+    eventually("v1 has it", || chronicle.under_way() == 1).await;
+    proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
+    assert_eq!(served_by(&proxy, "lobby").await, "v2..");
+    assert_eq!(chronicle.violations(), [""; 0]);
+    assert_eq!(first.answer().await.failure(), (503, "object-moving".to_owned()));
+    nothing_is_left(&proxy).await;
 }
 
 #[tokio::test]

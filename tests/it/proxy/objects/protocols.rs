@@ -4,21 +4,27 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use h2::Reason;
 use http::{Method, Request, Response};
 use http_body::Frame;
+use http_body_util::BodyExt;
 use hyper::ext::Protocol;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::super::read_head;
 use super::storm::Chronicle;
 use super::{
-    Feeds, RESET, echoes, endless, get, is_cut, named, nothing_is_left, plain, position, room_of, served_by,
-    split,
+    Feeds, RESET, answered, asks2, echoes, endless, get, get2, is_cut, named, nothing_is_left, plain,
+    position, room_of, served_by, split,
 };
-use crate::support::{Backend, Body, Proxy, backend, body, empty, eventually, http2, proxy, soon};
+use crate::support::{
+    Backend, Body, Proxy, backend, body, empty, eventually, http2, proxy, raw_backend, reset_reason, soon,
+};
 
 #[tokio::test]
 async fn an_http_2_upstream_s_stream_is_reset_when_its_object_is_cut_and_its_connection_goes_on() {
@@ -47,6 +53,51 @@ async fn an_http_2_upstream_s_stream_is_reset_when_its_object_is_cut_and_its_con
     assert_eq!(second.bytes(13).await, b"3\r\ntwo\r\n0\r\n\r\n");
     assert_eq!(one.connections(), 1);
     nothing_is_left(&proxy).await;
+}
+
+/// A server whose answers come without end, as fast as they are taken.
+async fn flood() -> Backend {
+    raw_backend(async |mut socket| {
+        if !read_head(&mut socket).await.is_empty() {
+            socket.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            while socket.write_all(&[b'x'; 64 << 10]).await.is_ok() {}
+        }
+    })
+    .await
+}
+
+/// Some clients take CANCEL for an end.
+#[tokio::test]
+async fn an_http_2_client_is_told_of_an_error_when_its_response_is_cut_whether_it_waits_or_takes_all_the_time()
+ {
+    let feeds = Feeds::default();
+    let endless = backend("v1").answering(endless(&feeds)).start().await;
+    let endless2 = backend("v1").h2c().answering(self::endless(&feeds)).start().await;
+    for one in [endless, endless2, flood().await] {
+        let two = plain("v2").await;
+        let mut proxy = proxy(&split([&one, &two], 0, RESET)).await;
+        let mut client = http2(proxy.pipe().await).await;
+        let mut cut = soon("an answer", client.send_request(get2("lobby"))).await.unwrap().into_body();
+        let piece = soon("a piece", cut.frame()).await.unwrap().unwrap();
+        assert!(piece.is_data());
+        let taken = tokio::spawn(async move { reset_reason(&mut cut).await });
+        proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
+        assert_eq!(soon("the reset", taken).await.unwrap(), Some(Reason::INTERNAL_ERROR));
+        assert_eq!(answered(asks2(&mut client, "lobby")).await.body, b"v2", "its connection goes on");
+        nothing_is_left(&proxy).await;
+    }
+}
+
+#[tokio::test]
+async fn an_http_2_client_that_takes_nothing_does_not_keep_an_object_from_moving() {
+    let (one, two) = (flood().await, plain("v2").await);
+    let mut proxy = proxy(&split([&one, &two], 0, RESET)).await;
+    let mut client = http2(proxy.pipe().await).await;
+    let unread = soon("an answer", client.send_request(get2("lobby"))).await.unwrap();
+    proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
+    assert_eq!(served_by(&proxy, "lobby").await, "v2");
+    nothing_is_left(&proxy).await;
+    assert!(soon("the reset", reset_reason(&mut unread.into_body())).await.is_some());
 }
 
 /// An HTTP/2 server with WebSockets that send back what they receive, and plain answers.
