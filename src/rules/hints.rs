@@ -4,7 +4,7 @@ use super::compare;
 use super::fields;
 use super::functions;
 use super::mistake::Mistake;
-use super::parse::Operand;
+use super::parse::{LOGIC, Operand};
 use super::scan::Scanner;
 use super::types::{Scalar, Type};
 use crate::diag::{Span, nearest, quoted};
@@ -23,22 +23,17 @@ pub(super) fn unexpected(scan: &Scanner<'_>) -> Mistake {
 /// Whether what stands behind an operand was meant as an operator: none that there is, but neither one that joins conditions,
 /// nor the end of something, nor a value before which a comma is missing.
 pub(super) fn is_like_an_operator(scan: &Scanner<'_>) -> bool {
-    let word = scan.word();
-    let is_call = || scan.rest().get(word.len()..).is_some_and(|rest| rest.trim_start().starts_with('('));
-    match word {
-        "" => scan.rest().starts_with(['=', '!', '&', '|', '^']) && !is_logic(scan.rest()),
-        "and" | "or" | "xor" => false,
-        _ => {
-            let is_number = word.starts_with(|c: char| c.is_ascii_digit());
-            let is_value =
-                fields::field(word).is_some() || (functions::function(word).is_some() && is_call());
-            !is_number && !is_value
-        }
+    let (word, rest) = (scan.word(), scan.rest());
+    if LOGIC.iter().any(|(logic, symbol, _)| *logic == word || rest.starts_with(symbol)) {
+        return false;
     }
-}
-
-fn is_logic(text: &str) -> bool {
-    ["&&", "||", "^^"].iter().any(|symbol| text.starts_with(symbol))
+    if word.is_empty() {
+        return rest.starts_with(['=', '!', '&', '|', '^']);
+    }
+    let is_call = || rest.get(word.len()..).is_some_and(|rest| rest.trim_start().starts_with('('));
+    let is_number = word.starts_with(|c: char| c.is_ascii_digit());
+    let is_value = fields::field(word).is_some() || (functions::function(word).is_some() && is_call());
+    !is_number && !is_value
 }
 
 /// What stands behind a whole expression.

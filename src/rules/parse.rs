@@ -18,6 +18,9 @@ pub(super) const MOST_NESTING: usize = 128;
 const CALL_LEVELS: usize = 2;
 /// The most regular expressions and wildcards in one expression.
 const MOST_PATTERNS: usize = 32;
+/// What joins conditions, as a word and as a symbol.
+pub(super) const LOGIC: [(&str, &str, Logic); 3] =
+    [("and", "&&", Logic::And), ("xor", "^^", Logic::Xor), ("or", "||", Logic::Or)];
 
 /// A part of an expression as parsed.
 #[derive(Debug)]
@@ -108,10 +111,8 @@ impl Parser<'_> {
     }
 
     fn logic(&mut self) -> Option<Logic> {
-        const OPERATORS: [(&str, &str, Logic); 3] =
-            [("and", "&&", Logic::And), ("xor", "^^", Logic::Xor), ("or", "||", Logic::Or)];
         self.scan.space();
-        let mut operators = OPERATORS.into_iter();
+        let mut operators = LOGIC.into_iter();
         let found = operators.find(|(word, symbol, _)| self.scan.eat_word(word) || self.scan.eat(symbol));
         found.map(|(_, _, logic)| logic)
     }

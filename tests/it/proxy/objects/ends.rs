@@ -69,35 +69,33 @@ async fn slow_to_see(version: &'static str, chronicle: &Arc<Chronicle>) -> Backe
     slow.start().await
 }
 
-/// HTTP/2 has no acknowledgement of a reset.
-#[tokio::test]
-async fn an_http_2_upstream_has_the_time_to_see_that_a_stream_is_reset_before_its_object_is_free() {
-    let chronicle = Arc::<Chronicle>::default();
-    let (one, two) = (slow_to_see("v1", &chronicle).await, witness("v2", &chronicle).await);
-    let mut proxy = proxy(&split([&one, &two], 0, RESET)).await;
-    let mut first = proxy.connect().await;
-    first.send(get("lobby")).await;
-    eventually("v1 has it", || chronicle.under_way() == 1).await;
-    proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
-    assert_eq!(served_by(&proxy, "lobby").await, "v2..");
-    assert_eq!(chronicle.violations(), [""; 0]);
-    assert_eq!(first.answer().await.failure(), (503, "object-moving".to_owned()));
-    nothing_is_left(&proxy).await;
-}
-
-#[tokio::test]
-async fn a_tunnel_that_has_not_opened_keeps_its_object_until_its_upstream_has_seen_the_end() {
-    let chronicle = Arc::<Chronicle>::default();
-    let (one, two) = (lingering("v1", &chronicle, b"").await, witness("v2", &chronicle).await);
+/// A request for `lobby` that its version has not answered is cut, and the object served elsewhere only when that version has
+/// ended with it.
+async fn moves_when_the_end_was_seen(one: Backend, request: &str, chronicle: &Arc<Chronicle>) {
+    let two = witness("v2", chronicle).await;
     let mut proxy = proxy(&split([&one, &two], 0, RESET)).await;
     let mut asks = proxy.connect().await;
-    asks.send(asks_for_websocket("lobby")).await;
+    asks.send(request).await;
     eventually("v1 has it", || chronicle.under_way() == 1).await;
     proxy.reload(&split([&one, &two], 100, RESET)).await.unwrap();
     assert_eq!(served_by(&proxy, "lobby").await, "v2..");
     assert_eq!(chronicle.violations(), [""; 0]);
     assert_eq!(asks.answer().await.failure(), (503, "object-moving".to_owned()));
     nothing_is_left(&proxy).await;
+}
+
+/// HTTP/2 has no acknowledgement of a reset.
+#[tokio::test]
+async fn an_http_2_upstream_has_the_time_to_see_that_a_stream_is_reset_before_its_object_is_free() {
+    let chronicle = Arc::default();
+    moves_when_the_end_was_seen(slow_to_see("v1", &chronicle).await, &get("lobby"), &chronicle).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_that_has_not_opened_keeps_its_object_until_its_upstream_has_seen_the_end() {
+    let chronicle = Arc::default();
+    let one = lingering("v1", &chronicle, b"").await;
+    moves_when_the_end_was_seen(one, &asks_for_websocket("lobby"), &chronicle).await;
 }
 
 #[tokio::test]
