@@ -81,6 +81,8 @@ pub struct Config {
 pub struct Server {
     /// How many shards serve; `None`: one per core. Changed only by a restart.
     pub threads: Option<NonZeroUsize>,
+    /// The folder of the journal and the lock; `None`: the file's own.
+    pub state: Option<Spanned<PathBuf>>,
 }
 
 /// `[[listener]]`: where clients connect.

@@ -149,7 +149,13 @@ mod tests {
 
     fn at(created_on: &str) -> i128 {
         let id = VersionId::new("v").unwrap();
-        let metadata = Metadata { id, tag: None, message: None, created_on: Some(created_on.to_owned()) };
+        let metadata = Metadata {
+            id,
+            tag: None,
+            message: None,
+            created_on: Some(created_on.to_owned()),
+            migration: None,
+        };
         made(&metadata).unwrap()
     }
 

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 
 use toml::de::DeValue;
 
+use super::Version;
 use super::fields::{Fields, Text, Walk};
 use super::texts::Problem;
 use super::worker::{date_time, version_id};
 use crate::diag::{Diagnostic, Span, nearest, quoted};
 use crate::model::deployment::Deployment;
-use crate::model::name::VersionId;
+use crate::model::name::{Tag, VersionId};
 use crate::model::ring::{Ring, RingError};
 use crate::model::share::Share;
 
@@ -196,6 +197,38 @@ fn check_arcs(walk: &mut Walk<'_>, fields: &Fields<'_>, versions: &[Entry<'_>], 
             let (id, total) = (quoted(entry.text.value), percentage(total));
             let title = format!("the arcs of {id} add up to {total}, but its percentage is {}", entry.share);
             walk.conclude(Diagnostic::error(title, span.clone()));
+        }
+    }
+}
+
+/// Versions whose data are not in the same state cannot serve side by side, not even where one is reached by overrides only.
+pub(super) fn check_migrations(
+    walk: &mut Walk<'_>,
+    fields: &Fields<'_>,
+    deployment: &Deployment,
+    versions: &[Version],
+) {
+    let migration = |id: &str| {
+        let version = versions.iter().find(|version| version.metadata.id.as_str() == id)?;
+        Some(version.metadata.migration.as_ref())
+    };
+    let name = |migration: Option<&Tag>| migration.map_or("none".to_owned(), |tag| quoted(tag.as_str()));
+    let Some((first, needed)) =
+        deployment.versions.first().and_then(|id| Some((id, migration(id.as_str())?)))
+    else {
+        return;
+    };
+    for entry in fields.tables("versions") {
+        let Some(text) = entry.text("version_id") else { continue };
+        match migration(text.value) {
+            Some(other) if other != needed => {
+                let title = "versions of different migrations cannot share a deployment";
+                let label = format!("migration {}, but {first} has {}", name(other), name(needed));
+                let help = "a version with a new migration takes over at 100 %: `gradual deploy`";
+                walk.conclude(Diagnostic::error(title, text.span).label(label).help(help));
+                return;
+            }
+            _ => {}
         }
     }
 }

@@ -183,11 +183,18 @@ pub(super) static FILE: Section = Section {
 static SERVER: Section = Section {
     name: "[server]",
     doc: "The process.",
-    keys: &[key(
-        "threads",
-        Kind::Integer { least: 1, most: 1024 },
-        "How many threads serve. Default: one per core. A change needs a restart or an upgrade.",
-    )],
+    keys: &[
+        key(
+            "threads",
+            Kind::Integer { least: 1, most: 1024 },
+            "How many threads serve. Default: one per core. A change needs a restart or an upgrade.",
+        ),
+        key(
+            "state",
+            PATH,
+            "The folder of the journal of deployments and of the lock that writers of this file take. Default: the folder that this file is in.",
+        ),
+    ],
 };
 
 static LISTENER: Section = Section {
@@ -407,6 +414,11 @@ static VERSION: Section = Section {
         key("tag", TAG, "A short name for people, such as a release number."),
         key("message", PROSE, "What the version is about."),
         key("created_on", Kind::DateTime, "When it was made."),
+        key(
+            "migration",
+            TAG,
+            "The state of the data that the version needs. Versions that need different ones cannot share a deployment.",
+        ),
         key("upstreams", list(&UPSTREAM), "Where it runs; requests go to the less loaded of two at random.")
             .required(),
         key(

@@ -32,7 +32,7 @@ pub fn parse(file: &str, source: &str, folder: &Path) -> Result<(Config, Report)
 
 fn config(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Option<Config> {
     let (listeners, mut taken) = sections::listeners(walk, &fields.tables("listener"));
-    let server = sections::server(fields.table("server").as_ref());
+    let server = sections::server(walk, fields.table("server").as_ref());
     let limits = limits::limits(walk, fields.table("limits").as_ref());
     let log = sections::log(walk, fields.table("log").as_ref());
     let admin = sections::admin(walk, fields.table("admin").as_ref(), &mut taken);

@@ -12,9 +12,12 @@ use super::{AccessTarget, Admin, Certificate, Listener, Log, Server, Spanned, Tr
 use crate::diag::{Diagnostic, Span, nearest, quoted};
 
 /// `[server]`.
-pub(super) fn server(fields: Option<&Fields<'_>>) -> Server {
+pub(super) fn server(walk: &mut Walk<'_>, fields: Option<&Fields<'_>>) -> Server {
     let threads = fields.and_then(|fields| fields.integer("threads"));
-    Server { threads: threads.and_then(|threads| usize::try_from(threads).ok()).and_then(NonZeroUsize::new) }
+    Server {
+        threads: threads.and_then(|threads| usize::try_from(threads).ok()).and_then(NonZeroUsize::new),
+        state: fields.and_then(|fields| path(walk, fields, "state")),
+    }
 }
 
 /// The duration of a key, if it is there and good.

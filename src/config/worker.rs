@@ -81,6 +81,9 @@ fn worker(walk: &mut Walk<'_>, fields: &Fields<'_>, seen: &mut Seen, reach: Reac
     let deployment = fields
         .table("deployment")
         .and_then(|table| deployment::deployment(walk, &table, &known, salt.as_deref().unwrap_or_default()));
+    if let (Some(table), Some(deployment)) = (fields.table("deployment"), &deployment) {
+        deployment::check_migrations(walk, &table, deployment, &versions);
+    }
     let assets_fields = fields.table("assets");
     if let (Some(affinity), Some(table)) = (&affinity, &assets_fields) {
         assets::warn_of_pages(walk, table, &affinity.cookie);
@@ -245,7 +248,11 @@ fn version(walk: &mut Walk<'_>, fields: &Fields<'_>) -> Option<Version> {
         warn_of_unused_tls(walk, fields, &upstreams);
     }
     let message = fields.text("message").map(|text| text.value.to_owned());
-    Some(Version { metadata: Metadata { id: id?, tag, message, created_on }, upstreams, tls, health })
+    let migration = fields.text("migration");
+    let migration = migration
+        .and_then(|text| walk.parsed(&text, "a migration", fields.kind("migration"), named(Tag::new)));
+    let metadata = Metadata { id: id?, tag, message, created_on, migration };
+    Some(Version { metadata, upstreams, tls, health })
 }
 
 /// The version id of a key, if it is there and good.

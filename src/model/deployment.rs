@@ -16,6 +16,9 @@ pub struct Metadata {
     pub message: Option<String>,
     /// When it was made: an RFC 3339 date-time as written.
     pub created_on: Option<String>,
+    /// The state of the data that the version needs; `None`: the one before any was named. Versions that need different
+    /// ones cannot share a deployment.
+    pub migration: Option<Tag>,
 }
 
 /// An ordered list of versions with shares that total 100 %, as it was deployed.

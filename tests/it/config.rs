@@ -210,22 +210,12 @@ fn the_defaults_of_the_schema_are_those_of_the_parser() {
 }
 
 #[test]
-fn keys_that_do_not_work_yet_are_refused_and_not_ignored() {
-    for (section, key) in [("[server]", "state = \"state\""), ("[[worker.version]]", "migration = true")] {
-        let source = ANNOTATED.replacen(&format!("\n{section}\n"), &format!("\n{section}\n{key}\n"), 1);
-        assert_ne!(source, ANNOTATED);
-        let report = check(&source).unwrap_err();
-        assert!(report.diagnostics[0].title.starts_with("unknown key"), "{key}");
-        assert_eq!(report.errors(), 1, "{key}");
-    }
-}
-
-#[test]
 fn what_is_written_arrives_exactly_and_in_its_order() {
     let config = good(
         r#"
 [server]
 threads = 3
+state = "state"
 [[listener]]
 address = "unix:http.sock"
 trusted_proxies = ["10.0.0.0/8", "unix", "::ffff:192.0.2.1"]
@@ -246,11 +236,13 @@ timeouts = { idle = "250ms" }
 [[worker.version]]
 id = "z"
 tag = "v 1"
+migration = "0001"
 created_on = 2026-11-20 12:00:00+01:00
 upstreams = ["h2c://App.internal:81", "unix:app.sock", "https://[::1]"]
 tls = { server_name = "[::1]", ca = "ca.pem" }
 [[worker.version]]
 id = "a"
+migration = "0001"
 created_on = "2026-11-20T12:00:00Z"
 upstreams = ["http://127.0.0.1"]
 [[worker.version]]
@@ -269,6 +261,7 @@ ring = [
 "#,
     );
     assert_eq!(config.server.threads.map(usize::from), Some(3));
+    assert_eq!(config.server.state.unwrap().value, Path::new("/etc/gradual/state"));
     assert_eq!(config.listeners[0].address.value.to_string(), "unix:/etc/gradual/http.sock");
     let networks: Vec<_> =
         config.listeners[0].trusted_proxies.networks.iter().map(ToString::to_string).collect();
@@ -292,6 +285,9 @@ ring = [
     assert!(matches!(worker.versions[1].upstreams[0].value.endpoint, Endpoint::Address(a) if a.port() == 80));
     assert_eq!(worker.versions[0].tls.server_name.as_deref(), Some("::1"));
     assert_eq!(worker.versions[0].metadata.created_on.as_deref(), Some("2026-11-20T12:00:00+01:00"));
+    let migrations =
+        worker.versions.iter().map(|version| version.metadata.migration.as_ref().map(|one| one.as_str()));
+    assert_eq!(migrations.collect::<Vec<_>>(), [Some("0001"), Some("0001"), None]);
     let deployment = &worker.policy.deployment;
     assert_eq!(deployment.versions.iter().map(|id| id.as_str()).collect::<Vec<_>>(), ["z", "a"]);
     let shares: Vec<_> = deployment.ring.shares().iter().map(|share| share.thousandths()).collect();

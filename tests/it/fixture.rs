@@ -73,6 +73,7 @@ fn version(id: &str) -> Version {
             tag: Some(Tag::new(&format!("tag-{id}")).unwrap()),
             message: None,
             created_on: None,
+            migration: None,
         },
         upstreams: vec![Spanned { value: upstream, span: 0..0 }],
         tls: UpstreamTls::default(),

@@ -13,7 +13,13 @@ fn id(name: &str) -> VersionId {
 }
 
 fn metadata(name: &str, tag: Option<&str>) -> Metadata {
-    Metadata { id: id(name), tag: tag.map(|tag| Tag::new(tag).unwrap()), message: None, created_on: None }
+    Metadata {
+        id: id(name),
+        tag: tag.map(|tag| Tag::new(tag).unwrap()),
+        message: None,
+        created_on: None,
+        migration: None,
+    }
 }
 
 /// Shares of versions `v0`, `v1`, … that total 100 %, some of them 0; and which of `v0` up to `v11` are retained, in which
