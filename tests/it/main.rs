@@ -13,6 +13,7 @@ mod health;
 mod life;
 mod limits;
 mod model;
+mod plan;
 mod proxy;
 mod rules;
 mod rules_test;
