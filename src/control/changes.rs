@@ -2,7 +2,11 @@
 
 use crate::config::{Config, Listener, Version, Worker};
 use crate::control::status::shares;
+use crate::model::deployment::Deployment;
+use crate::model::name::VersionId;
+use crate::model::ring::percentage;
 use crate::model::share::Share;
+use crate::plan::{Plan, arrange};
 
 /// What the step from one configuration to the next changes: one line per worker, listener and section; empty where
 /// nothing that serves has changed.
@@ -23,6 +27,42 @@ pub(crate) fn lines(old: &Config, new: &Config) -> Vec<String> {
         lines.extend(changed.then(|| format!("{what} changed")));
     }
     lines
+}
+
+/// What a hand edit may not have meant: workers whose deployment moves more keys than its shares need, with the plan.
+pub(crate) fn warnings(old: &Config, new: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for after in &new.workers {
+        let name = &after.policy.name;
+        let Some(before) = old.workers.iter().find(|worker| worker.policy.name == *name) else { continue };
+        let (old, new) = (&before.policy.deployment, &after.policy.deployment);
+        let plan = Plan::between(old, new);
+        if plan.is_least() {
+            continue;
+        }
+        let moves = plan.moves.iter().map(|one| format!("{} -> {} {}%", one.from, one.to, one.share));
+        let moves = moves.collect::<Vec<_>>().join(", ");
+        let (moved, least) = (percentage(plan.moved.into()), percentage(plan.least.into()));
+        let says = format!("worker {name}: {moved}% of keys move, where {least}% would do: {moves}");
+        warnings.push(match gentler(old, new) {
+            Some(ring) if !plan.rehashed => format!("{says}; with this they would not: {ring}"),
+            _ => format!("{says}; another salt draws every key anew"),
+        });
+    }
+    warnings
+}
+
+/// Versions and arcs with the shares of a deployment that move the least, as the file says them.
+fn gentler(old: &Deployment, new: &Deployment) -> Option<String> {
+    let wanted: Vec<_> = new.versions.iter().cloned().zip(new.ring.shares().iter().copied()).collect();
+    let layout = arrange(old, &wanted).ok()?;
+    let list = |entries: &[(VersionId, Share)]| {
+        let entry =
+            |(id, share): &(VersionId, Share)| format!("{{ version_id = \"{id}\", percentage = {share} }}");
+        format!("[{}]", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+    };
+    let ring = layout.ring.map_or(String::new(), |ring| format!(" ring = {}", list(&ring)));
+    Some(format!("versions = {}{ring}", list(&layout.versions)))
 }
 
 fn worker(before: Option<&Worker>, after: &Worker) -> Option<String> {
@@ -117,6 +157,20 @@ mod tests {
         let old = config("127.0.0.1:1", "a", &[("v1", 50), ("v2", 50)]);
         let new = config("127.0.0.1:1", "a", &[("v2", 50), ("v1", 50)]);
         assert_eq!(lines(&old, &new), ["worker a: same shares, other order on the ring"]);
+    }
+
+    #[test]
+    fn a_hand_edit_that_moves_more_keys_than_it_must_is_warned_of_with_what_would_not() {
+        let old = config("127.0.0.1:1", "a", &[("v1", 10), ("v2", 10), ("v3", 80)]);
+        let new = config("127.0.0.1:1", "a", &[("v1", 20), ("v2", 10), ("v3", 70)]);
+        let expected = "worker a: 20% of keys move, where 10% would do: v2 -> v1 10%, v3 -> v2 10%; with this they would \
+                        not: versions = [{ version_id = \"v1\", percentage = 20 }, { version_id = \"v2\", percentage = 10 }, \
+                        { version_id = \"v3\", percentage = 70 }] ring = [{ version_id = \"v1\", percentage = 10 }, \
+                        { version_id = \"v2\", percentage = 10 }, { version_id = \"v3\", percentage = 70 }, \
+                        { version_id = \"v1\", percentage = 10 }]";
+        assert_eq!(warnings(&old, &new), [expected]);
+        let new = config("127.0.0.1:1", "a", &[("v1", 10), ("v2", 20), ("v3", 70)]);
+        assert_eq!(warnings(&old, &new), [""; 0]);
     }
 
     #[test]

@@ -213,6 +213,9 @@ impl Reloader {
         for line in changes::lines(&before, &self.config) {
             tracing::info!("generation {generation}: {line}");
         }
+        for warning in changes::warnings(&before, &self.config) {
+            tracing::warn!("generation {generation}: {warning}");
+        }
         for (wanted, bound) in self.config.listeners.iter().zip(&listeners) {
             if wanted.address.value != *bound {
                 tracing::info!("generation {generation}: listener {} is at {bound}", wanted.address.value);
