@@ -8,6 +8,7 @@ mod affinity;
 mod assets;
 mod contradictions;
 mod deployment;
+pub mod edit;
 mod fields;
 mod health;
 mod keys;

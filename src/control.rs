@@ -8,6 +8,7 @@ pub mod client;
 mod clock;
 mod health;
 mod inbox;
+pub mod release;
 pub mod reload;
 mod service;
 mod signals;

@@ -15,6 +15,7 @@ mod limits;
 mod model;
 mod plan;
 mod proxy;
+mod release;
 mod rules;
 mod rules_test;
 mod support;
