@@ -8,6 +8,7 @@ pub mod client;
 mod clock;
 mod health;
 mod inbox;
+mod recorder;
 pub mod release;
 pub mod reload;
 mod service;
@@ -29,6 +30,7 @@ use tokio::task::JoinSet;
 use crate::config::{AccessTarget, Address, Config};
 use crate::control::admin::Admin;
 use crate::control::health::HealthChecks;
+use crate::control::recorder::Recorder;
 use crate::control::reload::{Inbox, Loaded, Outcome, Reloader, Requests};
 pub(crate) use crate::control::reload::{check_log, failure};
 pub use crate::control::service::Service;
@@ -224,7 +226,8 @@ async fn start(
     shards.take_over(for_listeners);
     // What the first generation brings is said as any change is.
     let config = Arc::new(Config { workers: Vec::new(), listeners: Vec::new(), ..loaded.config.clone() });
-    let mut reloader = Reloader { status, registry, log, shards, admin, elder, config };
+    let recorder = Recorder::new(Arc::clone(&status));
+    let mut reloader = Reloader { status, recorder, registry, log, shards, admin, elder, config };
     match reloader.take(loaded, "start").await {
         Ok(_) => Ok(reloader),
         Err(report) => {

@@ -12,6 +12,7 @@ use crate::config::{AccessTarget, Config, Endpoint, Spanned, Upstream};
 use crate::control::admin::Admin;
 use crate::control::changes;
 use crate::control::inbox;
+use crate::control::recorder::Recorder;
 use crate::control::status::{Served, Status};
 use crate::control::threads;
 use crate::control::upgrade::objects::Elder;
@@ -71,6 +72,8 @@ impl Requests {
 pub(crate) struct Reloader {
     /// What readers see.
     pub(crate) status: Arc<Status>,
+    /// Where deployments are noted.
+    pub(crate) recorder: Recorder,
     /// Where reloads are counted.
     pub(crate) registry: Arc<Registry>,
     /// Where requests are logged.
@@ -189,6 +192,7 @@ impl Reloader {
         self.admin.commit(admin);
         self.serve(generation, config);
         self.say(generation, why, &report);
+        self.recorder.note(&self.config, generation).await;
         Ok(Reloaded { generation, warnings: report })
     }
 

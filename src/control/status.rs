@@ -43,6 +43,8 @@ struct Running {
     upgrading: Option<u32>,
     last_upgrade: Option<LastUpgrade>,
     last_read: Option<Arc<str>>,
+    /// Whether deployments are not noted.
+    journal_is_off: bool,
 }
 
 #[derive(Debug)]
@@ -151,6 +153,11 @@ impl Status {
 
     pub(crate) fn upgraded(&self, last: LastUpgrade) {
         self.running().last_upgrade = Some(last);
+    }
+
+    /// Notes whether the journal of deployments is kept; returns whether it was.
+    pub(crate) fn journal(&self, is_kept: bool) -> bool {
+        !std::mem::replace(&mut self.running().journal_is_off, !is_kept)
     }
 
     /// What serves, in a line.
@@ -289,6 +296,7 @@ impl Status {
             "admin": running.admin.as_ref().map(ToString::to_string),
             "load": { "connections": load.connections, "requests": load.requests },
             "log": { "dropped": self.log.dropped() },
+            "journal": if running.journal_is_off { "off" } else { "on" },
             "upgrade": {
                 "state": if running.upgrading.is_some() { "starting" } else { "idle" },
                 "pid": running.upgrading,

@@ -6,6 +6,7 @@
 mod attacks;
 mod config;
 mod control;
+mod edit;
 mod explain;
 mod export;
 mod fixture;
@@ -18,5 +19,6 @@ mod proxy;
 mod release;
 mod rules;
 mod rules_test;
+mod store;
 mod support;
 mod upgrade;

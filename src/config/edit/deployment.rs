@@ -28,12 +28,8 @@ enum Wanted<'a> {
 
 /// The text with another deployment of a worker.
 pub(super) fn set(text: &str, worker: &WorkerName, new: &NewDeployment) -> Result<String, EditError> {
-    let optional = |text: &'_ Option<String>| text.clone();
-    let texts = [optional(&new.author), optional(&new.source), optional(&new.message)];
-    let [author, source, message] = texts.each_ref().map(|text| match text {
-        Some(text) => Wanted::Text(text),
-        None => Wanted::Nothing,
-    });
+    let [author, source, message] = [&new.author, &new.source, &new.message]
+        .map(|text| text.as_deref().map_or(Wanted::Nothing, Wanted::Text));
     let ring = new.ring.as_deref().map_or(Wanted::Nothing, Wanted::List);
     let wanted = [
         Wanted::Text(&new.id),
@@ -84,8 +80,7 @@ fn set_key(text: &str, worker: &WorkerName, name: &str, wanted: Wanted<'_>) -> R
         {
             return Ok(spliced(text, splices));
         }
-        let text = spliced(text, without_sections(text, tables));
-        return set_key(&text, worker, name, wanted);
+        return set_key(&without_sections(text, tables), worker, name, wanted);
     }
     match wanted {
         Wanted::Nothing => Ok(text.to_owned()),
@@ -138,13 +133,16 @@ fn remove(text: &str, place: &Place<'_>, entry: &Entry<'_>) -> Vec<Splice> {
 /// The lines of a statement away, its comments left as lines of their own.
 fn without_lines(text: &str, statement: Range<usize>) -> Splice {
     let (start, end) = (line_start(text, statement.start), next_line(text, statement.end));
-    (start..end, comment_lines(text, statement.start..end, indent(text, statement.start)))
-}
-
-/// The comments of a part of the text as lines of their own.
-fn comment_lines(text: &str, part: Range<usize>, indent: &str) -> String {
-    let line_break = line_break(text);
-    comments(text, part).into_iter().map(|comment| format!("{indent}{comment}{line_break}")).collect()
+    let (indent, line_break) = (indent(text, statement.start), line_break(text));
+    let comments = comments(text, statement.start..end).into_iter();
+    let before = text.get(..start).unwrap_or_default().trim_end_matches(['\r', '\n']);
+    match text.get(..end) {
+        // The last line of the text has no end, and neither has the one before it then.
+        Some(whole) if !whole.ends_with('\n') => {
+            (before.len()..end, comments.map(|comment| format!("{line_break}{indent}{comment}")).collect())
+        }
+        _ => (start..end, comments.map(|comment| format!("{indent}{comment}{line_break}")).collect()),
+    }
 }
 
 /// An item of a table in braces away, with one comma; its comments go above the statement.
@@ -169,8 +167,10 @@ fn without_item(text: &str, braces: &InlineTable, entry: &Entry<'_>, statement: 
         (None, Some(comma)) => vec![away(comma..comma + 1), away(entry.start..entry.span.end)],
         (None, None) => vec![away(entry.start..entry.span.end)],
     };
-    let comments = comment_lines(text, entry.span.clone(), indent(text, statement));
-    splices.push((statement..statement, comments));
+    let (indent, line_break) = (indent(text, statement), line_break(text));
+    let comments = comments(text, entry.span.clone()).into_iter();
+    let comments = comments.map(|comment| format!("{indent}{comment}{line_break}"));
+    splices.push((statement..statement, comments.collect()));
     splices
 }
 
@@ -238,8 +238,8 @@ fn shares_in_place(text: &str, tables: &ArrayOfTables, shares: &Shares) -> Optio
     Some(splices.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
 
-/// The headers and keys of sections away, their comments left.
-fn without_sections(text: &str, tables: &ArrayOfTables) -> Vec<Splice> {
+/// The text without the headers and keys of sections, their comments left.
+fn without_sections(text: &str, tables: &ArrayOfTables) -> String {
     let mut statements = Vec::new();
     for table in tables {
         statements.extend(table.span());
@@ -248,5 +248,8 @@ fn without_sections(text: &str, tables: &ArrayOfTables) -> Vec<Splice> {
             statements.extend(start.zip(value.span()).map(|(start, span)| start..span.end));
         }
     }
-    statements.into_iter().map(|statement| without_lines(text, statement)).collect()
+    // From the end, so that what is still to go stays where it was.
+    statements.sort_by_key(|statement| std::cmp::Reverse(statement.start));
+    let without = |text: String, statement| spliced(&text, vec![without_lines(&text, statement)]);
+    statements.into_iter().fold(text.to_owned(), without)
 }
