@@ -3,6 +3,7 @@
 mod access;
 mod admin;
 mod documented;
+mod journal;
 mod reload;
 pub(crate) mod stage;
 mod watch;

@@ -243,6 +243,33 @@ fn sigterm_and_sigint_end_in_order_with_exit_code_0() {
 }
 
 #[test]
+fn a_journal_that_cannot_be_kept_is_one_warning_until_it_has_been_kept_again() {
+    let mut program = Program::start("http://127.0.0.1:9");
+    let status = || program.admin("GET /api/v1/status").unwrap().json();
+    let journal = program.folder.path().join("gradual.deployments.jsonl");
+    // What is counted is over, the note included.
+    let reload = |count: u64, state: &str| {
+        program.signal("HUP");
+        let line = format!("gradual_reloads_total{{result=\"success\"}} {count}\n");
+        eventually("it is reloaded", || program.admin("GET /metrics").unwrap().body.contains(&line));
+        assert_eq!(status()["journal"], state);
+    };
+    for round in 0..2 {
+        std::fs::remove_file(&journal).unwrap();
+        std::fs::create_dir(&journal).unwrap();
+        reload(round * 3 + 1, "off");
+        reload(round * 3 + 2, "off");
+        std::fs::remove_dir(&journal).unwrap();
+        reload(round * 3 + 3, "on");
+    }
+    program.signal("TERM");
+    let said = program.end().1;
+    for words in ["is not a regular file; everything else goes on", "is kept again"] {
+        assert_eq!(said.matches(words).count(), 2, "{words}: {said}");
+    }
+}
+
+#[test]
 fn sighup_reloads_and_a_bad_file_is_loud() {
     let mut program = Program::start("http://127.0.0.1:9");
     let status = || program.admin("GET /api/v1/status").unwrap().json();

@@ -343,6 +343,17 @@ fn a_websocket_lives_on_in_the_old_process_which_ends_with_it() {
 }
 
 #[test]
+fn an_upgrade_notes_no_deployment_a_second_time() {
+    let mut program = Program::start();
+    let journal = program.path("gradual.deployments.jsonl");
+    let before = std::fs::read_to_string(&journal).unwrap();
+    assert_eq!(before.lines().count(), 1, "{before}");
+    program.upgraded();
+    assert_eq!(std::fs::read_to_string(&journal).unwrap(), before);
+    program.end();
+}
+
+#[test]
 fn a_program_or_file_that_does_not_start_leaves_the_old_process_serving() {
     let mut program = Program::start();
     let (pid, address) = (program.pid().unwrap(), program.front());

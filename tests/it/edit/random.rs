@@ -325,6 +325,22 @@ fn has_one_kind_of_line_end(old: &str, new: &str) {
     }
 }
 
+/// Whether a line is certainly about something else than a deployment.
+fn is_of_no_deployment(line: &str) -> bool {
+    let starts = [
+        "[[listener",
+        "address",
+        "[[worker]]",
+        "name",
+        "routes",
+        "[[worker.version",
+        "upstreams",
+        "[worker.version",
+    ];
+    let starts = starts.into_iter().chain(["path", "[worker.affinity", "salt"]);
+    starts.into_iter().any(|start| line.trim_start().starts_with(start))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -352,6 +368,10 @@ proptest! {
         let (before, behind) = (&old[..own], next.map_or("", |next| &old[next..]));
         let before = if old.starts_with("[[listener]]") { before } else { "" };
         assert!(text.starts_with(before) && text.ends_with(behind), "{old}\n-----\n{text}");
+        let mut lines = text.lines();
+        for line in old.lines().filter(|line| is_of_no_deployment(line)) {
+            assert!(lines.any(|found| found == line), "{line} in:\n{old}\n-----\n{text}");
+        }
         assert_eq!(set_deployment(&text, &name(WORKERS[worker]), &new).unwrap(), text);
     }
 
