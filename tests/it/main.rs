@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod attacks;
+mod cli;
 mod config;
 mod control;
 mod edit;
