@@ -174,7 +174,7 @@ pub async fn perform(
     tell: impl AsyncFnOnce() -> Told,
 ) -> Result<Done, Refusal> {
     let (file, request) = (file.to_owned(), request.clone());
-    let written = blocking(move || Written::new(file, &request)).await?;
+    let written = blocking(move || Written::new(&file, &request)).await?;
     match tell().await {
         Told::Refused { report } => {
             Err(blocking(move || Err(written.take_back(&report))).await.unwrap_or_else(|refusal| refusal))
@@ -219,7 +219,7 @@ fn drafted(file: &Path, loaded: &Loaded, request: &Request) -> Result<Draft, Ref
     };
     // Without a journal only a rollback that names no version is at a loss, and says so.
     let journal = journal.read().unwrap_or_default();
-    draft::draft(file, loaded, &journal, request, stamp)
+    draft::draft(file, loaded, &journal, request, &stamp)
 }
 
 /// A file that has been written and may have to be taken back.
@@ -233,14 +233,14 @@ struct Written {
 
 impl Written {
     /// Writes a change into the file.
-    fn new(file: PathBuf, request: &Request) -> Result<Self, Refusal> {
-        let real = store::write::resolve(&file).unwrap_or_else(|_| file.clone());
+    fn new(file: &Path, request: &Request) -> Result<Self, Refusal> {
+        let real = store::write::resolve(file).unwrap_or_else(|_| file.to_owned());
         // Where the lock lies is said by the file itself, which is read again once nobody else writes it.
-        let config = read(&file)?.config;
-        let folder = store::state_folder(&config, &file);
-        let lock = store::write::lock(&folder, &store::stem(&file), PATIENCE)?;
-        let loaded = read(&file)?;
-        let draft = drafted(&file, &loaded, request)?;
+        let config = read(file)?.config;
+        let folder = store::state_folder(&config, file);
+        let lock = store::write::lock(&folder, &store::stem(file), PATIENCE)?;
+        let loaded = read(file)?;
+        let draft = drafted(file, &loaded, request)?;
         store::write::replace(&real, &draft.text)?;
         Ok(Self { real, before: loaded.report.source, draft, _lock: lock })
     }

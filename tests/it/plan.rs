@@ -42,7 +42,8 @@ fn next(old: &Deployment, split: &[(VersionId, Share)]) -> Deployment {
 
 /// The version of every position.
 fn owners(deployment: &Deployment) -> Vec<&VersionId> {
-    let hash = |position: u32| ((u128::from(position) << 64).div_ceil(u128::from(POSITIONS))) as u64;
+    let hash =
+        |position: u32| u64::try_from((u128::from(position) << 64).div_ceil(u128::from(POSITIONS))).unwrap();
     let owner = |position| deployment.ring.owner(Position::of(hash(position)));
     (0..POSITIONS).map(|position| deployment.version(owner(position)).unwrap()).collect()
 }

@@ -39,7 +39,7 @@ pub(super) fn draft(
     loaded: &Loaded,
     journal: &History,
     request: &Request,
-    stamp: Stamp,
+    stamp: &Stamp,
 ) -> Result<Draft, Refusal> {
     let worker = choose::worker(&loaded.config, Some(request.worker.as_str()))?;
     let before = worker.policy.deployment.clone();
@@ -48,15 +48,17 @@ pub(super) fn draft(
         let help = "somebody deployed meanwhile: look at what is active now, and decide again";
         return Err(Refusal::new(Kind::DeploymentChanged, title).with_help(help));
     }
-    let drafting = Drafting { worker, request, stamp: &stamp };
-    let (version, split) = drafting.parts(journal)?;
+    let drafting = Drafting { worker, request, stamp };
+    let Parts { version, split } = drafting.parts(journal)?;
     let mut text = loaded.report.source.clone();
     if let Some(version) = &version {
-        text = edit::add_version(&text, &request.worker, version).map_err(cannot_edit)?;
+        text = edit::add_version(&text, &request.worker, version).map_err(|error| cannot_edit(&error))?;
     }
-    let deployment = split.map(|(split, message)| drafting.deployment(&split, message)).transpose()?;
+    let deployment =
+        split.map(|(split, message)| drafting.deployment(&split, message.as_ref())).transpose()?;
     if let Some(deployment) = &deployment {
-        text = edit::set_deployment(&text, &request.worker, deployment).map_err(cannot_edit)?;
+        text =
+            edit::set_deployment(&text, &request.worker, deployment).map_err(|error| cannot_edit(&error))?;
     }
     let config = checked(file, &text)?;
     let after = &choose::worker(&config, Some(request.worker.as_str()))?.policy.deployment;
@@ -82,7 +84,7 @@ fn checked(file: &Path, text: &str) -> Result<Config, Refusal> {
     })
 }
 
-fn cannot_edit(error: EditError) -> Refusal {
+fn cannot_edit(error: &EditError) -> Refusal {
     Refusal::new(Kind::BadFile, error.to_string()).with_help("change it by hand, then `gradual reload`")
 }
 
@@ -93,6 +95,18 @@ fn many(deployment: &NewDeployment) -> Option<String> {
     })
 }
 
+/// What a request brings: a version, a split with its message, or both.
+struct Parts {
+    version: Option<NewVersion>,
+    split: Option<(Split, Option<String>)>,
+}
+
+impl Parts {
+    fn split(split: Split, message: Option<String>) -> Self {
+        Self { version: None, split: Some((split, message)) }
+    }
+}
+
 /// A request on its worker.
 struct Drafting<'a> {
     worker: &'a Worker,
@@ -101,27 +115,24 @@ struct Drafting<'a> {
 }
 
 impl Drafting<'_> {
-    /// The version and the split, with its message, that the request brings.
-    fn parts(
-        &self,
-        journal: &History,
-    ) -> Result<(Option<NewVersion>, Option<(Split, Option<String>)>), Refusal> {
+    /// What the request brings.
+    fn parts(&self, journal: &History) -> Result<Parts, Refusal> {
         let whole = |id: VersionId| vec![(id, Share::WHOLE)];
         Ok(match &self.request.change {
-            Change::Upload(upload) => (Some(self.version(upload)?), None),
+            Change::Upload(upload) => Parts { version: Some(self.version(upload)?), split: None },
             Change::Split { versions, message } => {
                 self.check_split(versions)?;
-                (None, Some((versions.clone(), message.clone())))
+                Parts::split(versions.clone(), message.clone())
             }
             Change::Promote { version, message } => {
                 let version = self.known(version)?;
                 self.check_migration(version, true)?;
-                (None, Some((whole(version.metadata.id.clone()), message.clone())))
+                Parts::split(whole(version.metadata.id.clone()), message.clone())
             }
             Change::Ship { upload, message } => {
                 let version = self.version(upload)?;
                 let split = whole(version.id.clone());
-                (Some(version), Some((split, message.clone())))
+                Parts { version: Some(version), ..Parts::split(split, message.clone()) }
             }
             Change::RollBack { version, message } => {
                 let version = match version {
@@ -130,7 +141,7 @@ impl Drafting<'_> {
                 };
                 self.check_migration(version, false)?;
                 let message = message.clone().unwrap_or_else(|| "Rollback".to_owned());
-                (None, Some((whole(version.metadata.id.clone()), Some(message))))
+                Parts::split(whole(version.metadata.id.clone()), Some(message))
             }
         })
     }
@@ -154,7 +165,7 @@ impl Drafting<'_> {
         Ok(NewVersion {
             id: id.map_err(|error| Refusal::new(Kind::BadVersion, error.to_string()))?,
             tag: named("tag", &upload.tag)?,
-            message: message(&upload.message)?,
+            message: message(upload.message.as_ref())?,
             created_on: self.stamp.now.clone(),
             migration: migration.or_else(|| self.migration().cloned()),
             upstreams: upload.upstreams.clone(),
@@ -164,7 +175,7 @@ impl Drafting<'_> {
     fn deployment(
         &self,
         split: &[(VersionId, Share)],
-        why: Option<String>,
+        why: Option<&String>,
     ) -> Result<NewDeployment, Refusal> {
         let layout = arrange(&self.worker.policy.deployment, split)
             .map_err(|error| Refusal::new(Kind::BadTotal, error.to_string()))?;
@@ -173,7 +184,7 @@ impl Drafting<'_> {
             created_on: self.stamp.now.clone(),
             author: self.request.who.author.clone(),
             source: Some(self.request.who.source.to_owned()),
-            message: message(&why)?,
+            message: message(why)?,
             versions: layout.versions,
             ring: layout.ring,
         })
@@ -313,8 +324,8 @@ fn migration(version: &Version) -> String {
 }
 
 /// A message that is short enough; an empty one is none.
-fn message(text: &Option<String>) -> Result<Option<String>, Refusal> {
-    match text.as_deref() {
+fn message(text: Option<&String>) -> Result<Option<String>, Refusal> {
+    match text.map(String::as_str) {
         None | Some("") => Ok(None),
         Some(text) if text.len() > LONGEST_MESSAGE => {
             let title =
