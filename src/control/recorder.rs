@@ -49,6 +49,10 @@ impl Recorder {
     /// Notes every worker's deployment that is not the one noted last, as live from now on. Returns when that is done, or
     /// would take too long; it is done all the same then.
     pub(crate) async fn note(&self, config: &Config, generation: u64) {
+        let is_pipe = std::fs::metadata(self.status.file()).is_ok_and(|data| !data.is_file());
+        if is_pipe && config.server.state.is_none() {
+            return off(&self.status, "a file that is a pipe has no folder for the journal of deployments");
+        }
         let time = rfc3339(SystemTime::now());
         let journal = Journal::of(config, self.status.file());
         let entries = config.workers.iter().map(|worker| Entry::of(worker, &time, generation)).collect();

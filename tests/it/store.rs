@@ -9,9 +9,11 @@ use std::time::Duration;
 use gradual::config::edit::add_version;
 use gradual::model::name::{VersionId, WorkerName};
 use gradual::store::file::read;
+use gradual::store::journal::{Entry, Journal};
 use gradual::store::write::{WriteError, check, lock, replace, resolve};
 use tempfile::TempDir;
 
+use self::journal::entry;
 use crate::edit::version;
 
 mod journal;
@@ -185,26 +187,70 @@ fn of_writers_at_once_none_loses_what_another_wrote() {
 }
 
 #[test]
-#[ignore = "run by the test of a full disk, in a process of its own"]
+#[ignore = "run by the tests of disks, in a process of its own"]
 fn writes_more_than_fits() {
     let Some(folder) = told() else { return };
     let error = replace(&folder.join("gradual.toml"), &"x".repeat(1 << 20)).unwrap_err();
-    println!("{} {error}", error.kind());
+    println!("{}: {error}", error.kind());
+    let message = Some("m".repeat(1 << 20));
+    let error =
+        Journal::new(&folder, "gradual").append(&[Entry { message, ..entry("a", "d2") }]).unwrap_err();
+    println!("journal: {error}");
+}
+
+/// What [`writes_more_than_fits`] says, run by a shell in which `$@` is that process, and `$0` its folder.
+fn tried(shell: &str, script: &str, folder: &Path) -> String {
+    let test = process("store::writes_more_than_fits", folder);
+    let mut command = Command::new("sh");
+    if !shell.is_empty() {
+        command = Command::new("unshare");
+        command.args(shell.split(' ')).arg("sh");
+    }
+    command.args(["-c", script]).arg(folder).arg(test.get_program()).args(test.get_args());
+    let output = command.env(FOLDER, folder).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]
-fn a_disk_without_room_leaves_the_old_file_and_nothing_else() {
+fn a_disk_without_room_leaves_the_old_file_the_old_journal_and_nothing_else() {
     let (folder, file) = written("old");
+    let journal = Journal::new(folder.path(), "gradual");
+    journal.append(&[entry("a", "d1")]).unwrap();
+    let before = fs::read(journal.path()).unwrap();
     // A bound on the length of files stands for a bound on the disk: writing fails in the midst in the same way.
-    let test = process("store::writes_more_than_fits", folder.path());
-    let mut command = Command::new("sh");
-    command.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", "sh"]).arg(test.get_program());
-    let output = command.args(test.get_args()).env(FOLDER, folder.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && said.contains("write-failed"), "{said}");
-    assert!(said.contains("nothing has changed; make room"), "{said}");
-    assert_eq!(read(&file).unwrap(), "old");
-    assert_eq!(names(folder.path()), ["gradual.toml"]);
+    let said = tried("", "trap '' XFSZ; ulimit -f 8; exec \"$@\"", folder.path());
+    assert!(said.contains("write-failed") && said.contains("nothing has changed; make room"), "{said}");
+    assert!(said.contains("journal: the journal of deployments"), "{said}");
+    assert_eq!((read(&file).unwrap(), fs::read(journal.path()).unwrap()), ("old".to_owned(), before));
+    let expected =
+        ["gradual.deployments.jsonl", "gradual.deployments.lock", "gradual.toml"].map(str::to_owned);
+    assert_eq!(names(folder.path()), expected);
+}
+
+#[test]
+fn a_full_disk_a_read_only_one_and_a_file_that_is_a_mount_are_told_apart() {
+    const ROOM: &str = "--map-root-user --mount";
+    let folder = tempfile::tempdir().unwrap();
+    let mount = "mount -t tmpfs -o size=64k tmpfs \"$0\" && echo old > \"$0\"/gradual.toml && echo mounted";
+    if !tried(ROOM, mount, folder.path()).contains("mounted") {
+        eprintln!("not tried: this system does not let its users mount anything");
+        return;
+    }
+    for (then, expected) in [
+        ("true", "write-failed: "),
+        ("mount -o remount,ro \"$0\"", "its file system is read-only"),
+        (
+            "mount -o remount,size=64m \"$0\" && mount --bind \"$0\"/gradual.toml \"$0\"/gradual.toml",
+            "it is a mount point",
+        ),
+    ] {
+        let script = format!("{mount} && {then} && \"$@\"; cat \"$0\"/gradual.toml; ls -A \"$0\"");
+        let said = tried(ROOM, &script, folder.path());
+        assert!(said.contains(expected), "{then}: {said}");
+        assert!(said.contains("old\n") && !said.contains("gradual-new"), "{then}: {said}");
+    }
+    let full = tried(ROOM, &format!("{mount} && \"$@\""), folder.path());
+    assert!(full.contains("as the disk is full"), "{full}");
 }
 
 /// Kills a process if a test fails before.

@@ -1,5 +1,6 @@
 //! The lists of versions with their shares: what stays keeps its words and its comments.
 
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 
 use toml_edit::{Array, Item, TableLike, Value};
@@ -77,17 +78,26 @@ pub(super) fn rewritten(
     layout: Layout<'_>,
 ) -> String {
     let Old { opening, mut entries, mut tail, breaks } = Old::read(text, array, span.clone());
-    let taken = shares.iter().map(|(id, share)| take(text, &mut entries, id, *share)).collect::<Vec<_>>();
+    let mut places: HashMap<&str, VecDeque<usize>> = HashMap::new();
+    for (index, old) in entries.iter().enumerate() {
+        places.entry(old.id.unwrap_or_default()).or_default().push_back(index);
+    }
+    let mut next = |id: &str| places.get_mut(id)?.pop_front();
+    let taken = shares.iter().map(|(id, share)| {
+        let index = next(id.as_str());
+        let words = index.and_then(|index| entries.get_mut(index)?.take(text, *share));
+        New { from: index.filter(|_| words.is_some()), words: words.unwrap_or_else(|| entry(id, *share)) }
+    });
+    let taken: Vec<_> = taken.collect();
     if !layout.lines && !breaks {
         let taken: Vec<_> = taken.into_iter().map(|new| new.words).collect();
         return format!("[{}]", taken.join(", "));
     }
     // Comments of entries that are gone go where the next one that is left stands, or to the end.
     let mut left = Vec::new();
-    let mut leading: Vec<(usize, Vec<String>)> = Vec::new();
-    for (index, old) in entries.iter().enumerate() {
+    for old in &mut entries {
         if old.is_taken {
-            leading.push((index, std::mem::take(&mut left)));
+            old.inherited = std::mem::take(&mut left);
         } else {
             left.extend(old.comments(text));
         }
@@ -105,8 +115,7 @@ pub(super) fn rewritten(
     };
     for entry in taken {
         let old = entry.from.and_then(|index| entries.get(index));
-        let moved = entry.from.and_then(|from| leading.iter().find(|(index, _)| *index == from));
-        moved.iter().flat_map(|(_, comments)| comments).for_each(|comment| line(comment));
+        old.iter().flat_map(|old| &old.inherited).for_each(|comment| line(comment));
         old.iter().flat_map(|old| &old.leading).for_each(|above| line(above.words(text)));
         let behind = old.and_then(|old| text.get(old.trailing.clone()?)).unwrap_or_default();
         line(&format!("{},{behind}", entry.words));
@@ -125,20 +134,6 @@ struct New {
     from: Option<usize>,
 }
 
-fn take(text: &str, entries: &mut [OldEntry<'_>], id: &VersionId, share: Share) -> New {
-    let old = entries.iter_mut().enumerate().find(|(_, old)| !old.is_taken && old.id == Some(id.as_str()));
-    let fresh = || New { words: entry(id, share), from: None };
-    let Some((index, old)) = old else { return fresh() };
-    let Some(splices) = old.value.as_inline_table().and_then(|table| share_in(text, table, share)) else {
-        return fresh();
-    };
-    old.is_taken = true;
-    let from = old.span.start;
-    let splices = splices.into_iter().map(|(range, with)| (range.start - from..range.end - from, with));
-    let words = text.get(old.span.clone()).unwrap_or_default();
-    New { words: spliced(words, splices.collect()), from: Some(index) }
-}
-
 /// A list as it is written.
 struct Old<'a> {
     /// The comment behind the opening bracket.
@@ -154,6 +149,8 @@ struct OldEntry<'a> {
     id: Option<&'a str>,
     value: &'a Value,
     span: Span,
+    /// The comments of entries above it that are gone.
+    inherited: Vec<String>,
     /// The lines above it.
     leading: Vec<Line>,
     /// The comment behind it.
@@ -177,6 +174,7 @@ impl<'a> Old<'a> {
                 id,
                 value,
                 span,
+                inherited: Vec::new(),
                 leading: gap.lines,
                 trailing: None,
                 is_taken: false,
@@ -199,6 +197,15 @@ impl<'a> Old<'a> {
 }
 
 impl OldEntry<'_> {
+    /// Its words with another share, for the new list; `None` where they cannot be had.
+    fn take(&mut self, text: &str, share: Share) -> Option<String> {
+        let splices = share_in(text, self.value.as_inline_table()?, share)?;
+        let from = self.span.start;
+        let splices = splices.into_iter().map(|(range, with)| (range.start - from..range.end - from, with));
+        self.is_taken = true;
+        Some(spliced(text.get(self.span.clone())?, splices.collect()))
+    }
+
     /// All comments that are about it.
     fn comments(&self, text: &str) -> Vec<String> {
         let above = self.leading.iter().map(|line| line.words(text)).filter(|words| !words.is_empty());

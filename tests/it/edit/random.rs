@@ -202,19 +202,18 @@ impl Writer<'_> {
         let mut items = Vec::new();
         for (worker, &of) in WORKERS.iter().zip(counts) {
             let versions: Vec<_> = (0..of).map(Self::version_in_braces).collect();
-            let deployment = match self.tape.yes() {
-                true => {
-                    let keys = self.keys(of, false).into_iter();
-                    keys.map(|(key, value)| format!("deployment.{key} = {value}"))
-                        .collect::<Vec<_>>()
-                        .join(", ")
-                }
-                false => format!("deployment = {}", self.in_braces(of, false)),
-            };
-            items.push(format!(
-                "{{ name = \"{worker}\", {deployment}, version = [{}], routes = [\"{worker}/*\"] }}",
-                versions.join(", ")
-            ));
+            let lines = self.tape.yes();
+            let mut keys = vec![format!("name = \"{worker}\"")];
+            if self.tape.yes() {
+                let own = self.keys(of, lines).into_iter();
+                keys.extend(own.map(|(key, value)| format!("deployment.{key} = {value}")));
+            } else {
+                keys.push(format!("deployment = {}", self.in_braces(of, lines)));
+            }
+            keys.push(format!("version = {}", self.list(&versions, lines)));
+            keys.push(format!("routes = [\"{worker}/*\"]"));
+            let list = self.list(&keys, lines);
+            items.push(format!("{{{}}}", &list[1..list.len() - 1]));
         }
         let lines = self.tape.yes();
         let list = self.list(&items, lines);

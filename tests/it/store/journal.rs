@@ -7,7 +7,7 @@ use std::process::Command;
 use gradual::model::share::Share;
 use gradual::store::journal::{Entry, EntryArc, EntryVersion, History, Journal, JournalError};
 
-fn entry(worker: &str, id: &str) -> Entry {
+pub(super) fn entry(worker: &str, id: &str) -> Entry {
     let version = |id: &str, share: &str, migration: Option<&str>| EntryVersion {
         version_id: id.to_owned(),
         percentage: Share::parse(share).unwrap(),
