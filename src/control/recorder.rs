@@ -23,6 +23,8 @@ pub(crate) struct Recorder {
     status: Arc<Status>,
     /// `None`: the thread could not be started.
     notes: Option<SyncSender<Note>>,
+    /// Is told when the last note is written.
+    last: Option<oneshot::Receiver<()>>,
 }
 
 /// The deployments of a generation.
@@ -43,12 +45,11 @@ impl Recorder {
             Ok(_) => Some(notes),
             Err(_) => None,
         };
-        Self { status, notes }
+        Self { status, notes, last: None }
     }
 
-    /// Notes every worker's deployment that is not the one noted last, as live from now on. Returns when that is done, or
-    /// would take too long; it is done all the same then.
-    pub(crate) async fn note(&self, config: &Config, generation: u64) {
+    /// Has every worker's deployment noted that is not the one noted last, as live from now on.
+    pub(crate) fn note(&mut self, config: &Config, generation: u64) {
         let is_pipe = std::fs::metadata(self.status.file()).is_ok_and(|data| !data.is_file());
         if is_pipe && config.server.state.is_none() {
             return off(&self.status, "a file that is a pipe has no folder for the journal of deployments");
@@ -66,9 +67,17 @@ impl Recorder {
             },
         };
         match sent {
-            // Whether in time or not, and well or not: the thread says what there is to say.
-            Ok(()) => drop(tokio::time::timeout(PATIENCE, noted).await),
+            Ok(()) => self.last = Some(noted),
             Err(why) => off(&self.status, &format!("the journal of deployments cannot be kept: {why}")),
+        }
+    }
+
+    /// Waits until everything is noted, or that takes too long: then it is done all the same. A start does not wait: it is
+    /// ready to be ended in order before.
+    pub(crate) async fn noted(&mut self) {
+        if let Some(last) = self.last.take() {
+            // Whether in time or not, and well or not: the thread says what there is to say.
+            drop(tokio::time::timeout(PATIENCE, last).await);
         }
     }
 }

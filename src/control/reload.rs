@@ -141,6 +141,7 @@ impl Reloader {
             Ok(loaded) => self.take(loaded, why).await,
             Err(report) => Err(report),
         };
+        self.recorder.noted().await;
         self.registry.reloaded(outcome.is_ok());
         match &outcome {
             Ok(reloaded) => status.reloaded(reloaded.warnings.clone()),
@@ -192,7 +193,7 @@ impl Reloader {
         self.admin.commit(admin);
         self.serve(generation, config);
         self.say(generation, why, &report);
-        self.recorder.note(&self.config, generation).await;
+        self.recorder.note(&self.config, generation);
         Ok(Reloaded { generation, warnings: report })
     }
 

@@ -264,6 +264,7 @@ fn a_journal_that_cannot_be_kept_is_one_warning_until_it_has_been_kept_again() {
         eventually("it is reloaded", || program.admin("GET /metrics").unwrap().body.contains(&line));
         assert_eq!(status()["journal"], state);
     };
+    eventually("the first deployment is noted", || journal.exists());
     for round in 0..2 {
         std::fs::remove_file(&journal).unwrap();
         std::fs::create_dir(&journal).unwrap();

@@ -346,9 +346,12 @@ fn a_websocket_lives_on_in_the_old_process_which_ends_with_it() {
 fn an_upgrade_notes_no_deployment_a_second_time() {
     let mut program = Program::start();
     let journal = program.path("gradual.deployments.jsonl");
+    // A reload is answered when everything is noted.
+    assert_eq!(program.reload().status, 200);
     let before = std::fs::read_to_string(&journal).unwrap();
     assert_eq!(before.lines().count(), 1, "{before}");
     program.upgraded();
+    assert_eq!(program.reload().status, 200);
     assert_eq!(std::fs::read_to_string(&journal).unwrap(), before);
     program.end();
 }

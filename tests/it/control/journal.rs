@@ -4,9 +4,11 @@ use gradual::control::status::Status;
 use gradual::store::journal::{Entry, Journal};
 use serde_json::Value;
 
-use super::stage::{ANY_PORT, Stage, file};
+use super::stage::{ANY_PORT, Stage, eventually, file};
 
+/// All entries, once everything is noted: a start does not wait for that, but a reload does.
 fn entries(stage: &Stage) -> Vec<Entry> {
+    let _ = stage.reload();
     let history = Journal::new(stage.folder.path(), "gradual").read().unwrap();
     assert_eq!(history.unreadable, 0);
     history.entries
@@ -48,7 +50,7 @@ fn every_deployment_that_becomes_live_is_noted_once_edits_by_hand_included() {
     assert_eq!(both.len(), 2, "{both:?}");
     assert_eq!(
         (both[1].id.as_str(), both[1].generation, shares(&both[1])),
-        ("d2", 3, vec!["50".to_owned(), "50".to_owned()])
+        ("d2", 4, vec!["50".to_owned(), "50".to_owned()])
     );
     assert_eq!((both[1].author.as_deref(), both[1].message.as_deref()), (Some("ana"), Some("half")));
     assert_eq!(stage.status()["journal"], "on");
@@ -58,6 +60,7 @@ fn every_deployment_that_becomes_live_is_noted_once_edits_by_hand_included() {
 fn a_restart_notes_nothing_and_an_edit_by_hand_has_the_same_id_everywhere() {
     let mut stage = Stage::new(&file(ANY_PORT, 90));
     let first = entries(&stage);
+    assert_eq!(first.len(), 1);
     stage.end();
     let journal = std::fs::read(stage.folder.path().join("gradual.deployments.jsonl")).unwrap();
     // Another folder, as on another machine.
@@ -78,9 +81,9 @@ fn a_restart_notes_nothing_and_an_edit_by_hand_has_the_same_id_everywhere() {
 fn the_journal_is_in_the_state_folder_which_is_made() {
     let text = format!("[server]\nstate = \"var/state\"\n{}", file(ANY_PORT, 90));
     let stage = Stage::new(&text);
+    assert!(entries(&stage).is_empty());
     let history = Journal::new(&stage.folder.path().join("var/state"), "gradual").read().unwrap();
     assert_eq!(history.entries.len(), 1);
-    assert!(entries(&stage).is_empty());
 }
 
 #[test]
@@ -91,7 +94,7 @@ fn a_journal_that_cannot_be_kept_stops_nothing_and_what_is_live_is_noted_as_soon
         std::fs::create_dir(&path).unwrap();
     });
     let journal = |stage: &Stage| -> Value { stage.status()["journal"].clone() };
-    assert_eq!(journal(&stage), "off");
+    eventually("it is not kept", || journal(&stage) == "off");
     stage.write(&file(ANY_PORT, 50));
     assert_eq!(stage.reload().unwrap().generation, 2);
     assert_eq!(journal(&stage), "off");
