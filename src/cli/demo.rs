@@ -65,7 +65,7 @@ impl Stage {
     fn script(&self) -> String {
         let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("gradual"));
         let mut text = self.cast();
-        for (title, commands) in scenes(self, &quoted(&program), std::process::id()) {
+        for (title, commands) in scenes(self, &quoted(&program)) {
             text.push_str(&format!("\n# {title}\n{}\n", commands.join("\n")));
         }
         text.push_str("\nCtrl-C ends the demonstration and removes its folder.\n");
@@ -92,7 +92,7 @@ impl Stage {
 }
 
 /// What to try, in order: each with a title and shell commands that are right as they stand.
-fn scenes(stage: &Stage, program: &str, pid: u32) -> Vec<(&'static str, Vec<String>)> {
+fn scenes(stage: &Stage, program: &str) -> Vec<(&'static str, Vec<String>)> {
     let url = format!("http://{}", stage.proxy);
     let file = quoted(&stage.file);
     let v2 = format!("-H 'Cloudflare-Workers-Version-Overrides: demo=\"{}\"'", PAGES[1].id);
@@ -119,10 +119,20 @@ fn scenes(stage: &Stage, program: &str, pid: u32) -> Vec<(&'static str, Vec<Stri
             vec![format!("{program} explain --file {file} --key alice {url}/")],
         ),
         (
-            "Make it 50/50, reload without losing a request, and look again",
+            "Make it 50/50 without losing a request: it says who moves, and returns when every thread serves it",
             vec![
-                format!("sed -i.bak 's/percentage = [0-9]*/percentage = 50/' {file} && kill -HUP {pid}"),
+                format!(
+                    "{program} versions deploy {}@50% {}@50% --message 'half and half' --file {file}",
+                    PAGES[0].id, PAGES[1].id
+                ),
                 split,
+            ],
+        ),
+        (
+            "What was live, and back to before; or edit the file yourself, and `kill -HUP`",
+            vec![
+                format!("{program} deployments list --file {file}"),
+                format!("{program} rollback {} --file {file} --yes", PAGES[0].id),
             ],
         ),
     ]
