@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value as Json, json};
 
-use super::request::{Mistake, RequestArgs, Sender};
+use super::request::{Mistake, RequestArgs};
+use crate::control::explain::Sender;
 use crate::diag::Report;
 use crate::rules::{Parsed, Scratch, Value};
 

@@ -10,7 +10,8 @@ use crate::model::overrides::{Override, OverrideProblem};
 use crate::model::ring::percentage;
 use crate::rules::{Operation, Outcome};
 
-use super::{Answer, KeyFrom, RuleRun, steps::readable};
+use super::{Answer, KeyFrom, RuleRun};
+use crate::control::explain::readable;
 
 impl Answer<'_> {
     /// The answer for people: what decides and why, the ring, and what it takes to recompute the position.

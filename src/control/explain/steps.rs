@@ -5,8 +5,9 @@ use std::borrow::Cow;
 use http::header::HeaderName;
 use http::{HeaderMap, HeaderValue};
 
+use super::request::{Mistake, Request, Sender};
+use super::target::Target;
 use super::{Answer, KeyFrom, RuleRun};
-use crate::cli::request::{Mistake, Request, Sender, Target};
 use crate::config::{Affinity, Assets, Worker};
 use crate::model::affinity;
 use crate::model::assets::DEPLOYMENT_HEADER;
@@ -167,6 +168,6 @@ fn key_from<'a>(
 }
 
 /// A header's value as text; U+FFFD for what is not UTF-8.
-pub(super) fn readable(value: &[u8]) -> Cow<'_, str> {
+pub(crate) fn readable(value: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(value)
 }

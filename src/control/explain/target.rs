@@ -1,18 +1,18 @@
 //! The URL of a question.
 
-use super::Mistake;
+use super::request::Mistake;
 
 /// The parts of a URL, as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) struct Target<'a> {
+pub(crate) struct Target<'a> {
     /// Whether the scheme is https; without one it is http.
-    pub(in crate::cli) https: bool,
+    pub(crate) https: bool,
     /// The host, and the port if there is one; `None` where only a path was given.
-    pub(in crate::cli) authority: Option<&'a str>,
+    pub(crate) authority: Option<&'a str>,
     /// The raw path, without query.
-    pub(in crate::cli) path: &'a str,
+    pub(crate) path: &'a str,
     /// What follows `?`.
-    pub(in crate::cli) query: Option<&'a str>,
+    pub(crate) query: Option<&'a str>,
 }
 
 impl<'a> Target<'a> {
@@ -20,7 +20,7 @@ impl<'a> Target<'a> {
     ///
     /// # Errors
     /// Another scheme, no host, a user name, or a character that no request target can carry.
-    pub(super) fn parse(url: &'a str) -> Result<Self, Mistake> {
+    pub(crate) fn parse(url: &'a str) -> Result<Self, Mistake> {
         if let Some(bad) = url.chars().find(|c| !c.is_ascii_graphic()) {
             return Err(Mistake(format!("the URL {url:?} has {bad:?}, which must be percent-encoded")));
         }
