@@ -6,7 +6,9 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 
 pub use words::{nearest, quoted};
 
@@ -200,38 +202,80 @@ impl Report {
         group
     }
 
-    /// All diagnostics for machines: `{"file", "errors", "warnings", "diagnostics": [{"severity", "title", "line",
-    /// "column", "end_line", "end_column", "text", "label", "expected", "help"}]}`. Lines and columns count from 1,
-    /// columns in characters, the end exclusive; all four are null where there is no text.
+    /// All diagnostics for machines, as [`Findings`] has them.
     pub fn to_json(&self) -> Value {
-        let lines = Lines::new(&self.source);
-        let diagnostics: Vec<_> = self.diagnostics.iter().map(|d| self.diagnostic_json(&lines, d)).collect();
-        json!({
-            "file": self.file,
-            "errors": self.errors(),
-            "warnings": self.warnings(),
-            "diagnostics": diagnostics,
-        })
+        // What holds texts and numbers alone can always be written.
+        serde_json::to_value(self.findings()).unwrap_or_default()
     }
 
-    fn diagnostic_json(&self, lines: &Lines<'_>, diagnostic: &Diagnostic) -> Value {
+    /// All diagnostics for machines.
+    pub fn findings(&self) -> Findings {
+        let lines = Lines::new(&self.source);
+        Findings {
+            file: self.file.clone(),
+            errors: self.errors(),
+            warnings: self.warnings(),
+            diagnostics: self.diagnostics.iter().map(|one| self.finding(&lines, one)).collect(),
+        }
+    }
+
+    fn finding(&self, lines: &Lines<'_>, diagnostic: &Diagnostic) -> Finding {
         let span = lines.clamp(&diagnostic.span);
         let text = self.source.get(span.clone()).unwrap_or_default();
         let place =
             (!self.source.is_empty()).then(|| (lines.line_column(span.start), lines.line_column(span.end)));
-        json!({
-            "severity": diagnostic.severity.as_str(),
-            "title": diagnostic.title,
-            "line": place.map(|(start, _)| start.0),
-            "column": place.map(|(start, _)| start.1),
-            "end_line": place.map(|(_, end)| end.0),
-            "end_column": place.map(|(_, end)| end.1),
-            "text": text,
-            "label": diagnostic.label,
-            "expected": diagnostic.expected,
-            "help": diagnostic.help,
-        })
+        Finding {
+            severity: diagnostic.severity.as_str(),
+            title: diagnostic.title.clone(),
+            line: place.map(|(start, _)| start.0),
+            column: place.map(|(start, _)| start.1),
+            end_line: place.map(|(_, end)| end.0),
+            end_column: place.map(|(_, end)| end.1),
+            text: text.to_owned(),
+            label: diagnostic.label.clone(),
+            expected: diagnostic.expected.clone(),
+            help: diagnostic.help.clone(),
+        }
     }
+}
+
+/// A report for machines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Findings {
+    /// The name of the text.
+    pub file: String,
+    /// How many errors there are.
+    pub errors: usize,
+    /// How many warnings there are.
+    pub warnings: usize,
+    /// What is to say, in the order of the text.
+    pub diagnostics: Vec<Finding>,
+}
+
+/// What is to say about a place of a file. Lines and columns count from 1, columns in characters, the end exclusive; all four
+/// are null where there is no text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Finding {
+    /// `error` or `warning`.
+    pub severity: &'static str,
+    /// What is wrong, in one line.
+    pub title: String,
+    /// The line at which the text at fault begins.
+    pub line: Option<usize>,
+    /// The column at which it begins.
+    pub column: Option<usize>,
+    /// The line at which it ends.
+    pub end_line: Option<usize>,
+    /// The column at which it ends.
+    pub end_column: Option<usize>,
+    /// The text at fault.
+    pub text: String,
+    /// What is wrong there.
+    pub label: String,
+    /// What was expected.
+    pub expected: Option<String>,
+    /// What to do about it.
+    pub help: Option<String>,
 }
 
 /// The lines of a text, found once and asked often.
@@ -358,6 +402,8 @@ fn symbol(c: char) -> char {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn report(source: &str, diagnostics: Vec<Diagnostic>) -> Report {
