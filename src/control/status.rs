@@ -1,20 +1,23 @@
 //! What the process says of itself to those who ask. Written by the control thread, never read by the data plane.
 
+pub mod page;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::config::{Address, Config, Version, Worker};
 use crate::control::clock::rfc3339;
+use crate::control::status::page::{EndedUpgrade, Page, Retired, WorkerStatus};
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
-use crate::metrics::{Gauges, Registry, Spared, UnderWay, UpgradeResult};
+use crate::metrics::{Gauges, Registry, UnderWay, UpgradeResult};
 use crate::model::share::Share;
-use crate::proxy::{EndpointHealth, HealthMeter, LastCheck, LoadMeter, UpstreamHealth, VersionHealth};
+use crate::proxy::{HealthMeter, LoadMeter, UpstreamHealth};
 
 /// The state of one process, for readers.
 #[derive(Debug)]
@@ -73,11 +76,6 @@ impl LastUpgrade {
     /// The one that this process came by.
     pub(crate) fn from(pid: u32) -> Self {
         Self { from: Some(pid), ..Self::now(UpgradeResult::Success, None) }
-    }
-
-    fn to_json(&self) -> Value {
-        let (time, result) = (rfc3339(self.time), self.result.as_str());
-        json!({ "time": time, "result": result, "from": self.from, "reason": self.reason })
     }
 }
 
@@ -179,6 +177,11 @@ impl Status {
         self.running().last_read.clone()
     }
 
+    /// What serves; `None` before the first generation does.
+    pub(crate) fn config(&self) -> Option<Arc<Config>> {
+        self.running().config.clone()
+    }
+
     /// The number of the running generation; 0 before the first serves.
     pub fn generation(&self) -> u64 {
         self.running().generation
@@ -268,51 +271,42 @@ impl Status {
 
     /// The status as `GET /api/v1/status` shows it.
     pub fn to_json(&self) -> Value {
-        let load = self.load.read();
+        // What holds texts and numbers alone can always be written.
+        serde_json::to_value(self.page()).unwrap_or_default()
+    }
+
+    /// The status as `GET /api/v1/status` shows it.
+    pub fn page(&self) -> Page {
         let health = self.health.read();
         let running = self.running();
         let workers = running.config.iter().flat_map(|config| &config.workers);
-        let workers = workers.map(|shown| worker(shown, &health, &self.registry));
-        let retired = running.config.iter().flat_map(|config| self.retired(config)).map(|one| {
-            json!({
-                "worker": one.worker.as_str(),
-                "version_id": one.version.as_str(),
-                "requests": one.requests,
-                "tunnels": one.tunnels,
-            })
-        });
+        let retired = running.config.iter().flat_map(|config| self.retired(config)).map(Retired::from);
         let restart = running.config.as_ref().is_some_and(|config| threads(config).get() != self.threads);
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "started": rfc3339(self.started),
-            "file": self.file.display().to_string(),
-            "generation": running.generation,
-            "ready": running.generation > 0 && !*self.draining.borrow(),
-            "draining": *self.draining.borrow(),
-            "threads": self.threads,
-            "needs_restart": if restart { json!(["threads"]) } else { json!([]) },
-            "listeners": running.listeners.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "admin": running.admin.as_ref().map(ToString::to_string),
-            "load": { "connections": load.connections, "requests": load.requests },
-            "log": { "dropped": self.log.dropped() },
-            "journal": if running.journal_is_off { "off" } else { "on" },
-            "upgrade": {
-                "state": if running.upgrading.is_some() { "starting" } else { "idle" },
-                "pid": running.upgrading,
-                "last": running.last_upgrade.as_ref().map(LastUpgrade::to_json),
+        let draining = *self.draining.borrow();
+        Page {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            started: rfc3339(self.started),
+            file: self.file.display().to_string(),
+            generation: running.generation,
+            ready: running.generation > 0 && !draining,
+            draining,
+            threads: self.threads,
+            needs_restart: restart.then_some("threads").into_iter().collect(),
+            listeners: running.listeners.iter().map(ToString::to_string).collect(),
+            admin: running.admin.as_ref().map(ToString::to_string),
+            load: self.load.read().into(),
+            log: page::Log { dropped: self.log.dropped() },
+            journal: if running.journal_is_off { "off" } else { "on" },
+            upgrade: page::Upgrade {
+                state: if running.upgrading.is_some() { "starting" } else { "idle" },
+                pid: running.upgrading,
+                last: running.last_upgrade.as_ref().map(EndedUpgrade::from),
             },
-            "last_reload": running.last_reload.as_ref().map(LastReload::to_json),
-            "retired": retired.collect::<Vec<_>>(),
-            "workers": workers.collect::<Vec<_>>(),
-        })
-    }
-}
-
-impl LastReload {
-    fn to_json(&self) -> Value {
-        let result = if self.report.has_errors() { "failure" } else { "success" };
-        json!({ "time": rfc3339(self.time), "result": result, "report": self.report.to_json() })
+            last_reload: running.last_reload.as_ref().map(page::Reload::from),
+            retired: retired.collect(),
+            workers: workers.map(|worker| WorkerStatus::new(worker, &health, &self.registry)).collect(),
+        }
     }
 }
 
@@ -324,83 +318,4 @@ pub(crate) fn shares(worker: &Worker) -> impl Iterator<Item = (&Version, Share)>
         let version = worker.versions.iter().find(|version| version.metadata.id == *id)?;
         Some((version, share))
     })
-}
-
-fn worker(worker: &Worker, health: &[VersionHealth], registry: &Registry) -> Value {
-    let deployment = &worker.policy.deployment;
-    let versions = shares(worker).map(|(version, share)| {
-        let mut shown = metadata(version, "version_id");
-        shown["percentage"] = percentage(share);
-        shown
-    });
-    let all = worker.versions.iter().map(|shown| version(worker, shown, health, registry));
-    json!({
-        "name": worker.policy.name.as_str(),
-        "deployment": {
-            "id": deployment.id,
-            "created_on": deployment.created_on,
-            "author": deployment.author,
-            "source": deployment.source,
-            "message": deployment.message,
-            "versions": versions.collect::<Vec<_>>(),
-        },
-        "versions": all.collect::<Vec<_>>(),
-    })
-}
-
-fn version(worker: &Worker, version: &Version, health: &[VersionHealth], registry: &Registry) -> Value {
-    let is_it = |health: &&VersionHealth| {
-        health.worker == worker.policy.name && health.version == version.metadata.id
-    };
-    let mut shown = metadata(version, "id");
-    // Of a version that is not deployed nothing is known.
-    let health = health.iter().find(is_it);
-    shown["up"] = health.map(VersionHealth::is_up).into();
-    shown["health"] = health.iter().flat_map(|health| &health.upstreams).map(upstream).collect();
-    let Spared { retries: [success, failure, budget], failovers } =
-        registry.spared(&worker.policy.name, &version.metadata.id);
-    shown["retries"] = json!({ "success": success, "failure": failure, "budget": budget });
-    shown["failovers"] = failovers.into();
-    shown["upstreams"] = version.upstreams.iter().map(|upstream| upstream.value.to_string()).collect();
-    shown
-}
-
-fn upstream(health: &UpstreamHealth) -> Value {
-    json!({
-        "upstream": health.upstream,
-        "healthy": health.is_healthy(),
-        "endpoints": health.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
-    })
-}
-
-fn endpoint(health: &EndpointHealth) -> Value {
-    json!({
-        "address": health.address,
-        "healthy": health.healthy,
-        "fails_checks": health.fails_checks,
-        "refused_in_a_row": health.refused_in_a_row,
-        "ejected": health.ejected,
-        "ejections": health.ejections,
-        "checked": health.last_check.as_ref().map(last_check),
-    })
-}
-
-fn last_check(check: &LastCheck) -> Value {
-    let result = if check.error.is_none() { "success" } else { "failure" };
-    json!({ "time": rfc3339(check.time), "result": result, "error": check.error })
-}
-
-fn metadata(version: &Version, id: &str) -> Value {
-    let metadata = &version.metadata;
-    json!({
-        id: metadata.id.as_str(),
-        "tag": metadata.tag.as_ref().map(ToString::to_string),
-        "message": metadata.message,
-        "created_on": metadata.created_on,
-    })
-}
-
-/// The share as a JSON number, exact as it is written: `12.5`, `10`.
-fn percentage(share: Share) -> Value {
-    share.to_string().parse::<serde_json::Number>().map_or(Value::Null, Value::Number)
 }
