@@ -4,6 +4,7 @@
 //! change with a reload, its address too: the new one is bound before the old one is given up.
 
 mod access;
+mod api;
 mod problem;
 mod routes;
 mod server;

@@ -4,7 +4,11 @@ mod request;
 mod steps;
 mod target;
 
+use std::collections::BTreeMap;
+
 use http::HeaderName;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 pub use self::request::{Mistake, Request};
 pub(crate) use self::request::{Sender, field, method};
@@ -159,26 +163,28 @@ fn override_word(overridden: Override) -> Option<&'static str> {
 }
 
 impl Answer<'_> {
-    /// The answer for machines. `version_id` and `position` are null where a draw decides, `position` also where an
-    /// override does; both, and `key`, are null beside the reason `key` where the proxy makes the key. For an object, `key` is
-    /// its name. `to` is exclusive.
-    /// `rules` has an entry for each rule in the order of the file; `set` has the headers that it changes by their names in
-    /// lower case, with the new value, or null where the header is removed. What is not UTF-8 is U+FFFD.
+    /// The answer for machines, as [`Explained`] has it.
     pub fn to_json(&self) -> serde_json::Value {
+        // What holds texts and numbers alone can always be written.
+        serde_json::to_value(self.explained()).unwrap_or_default()
+    }
+
+    /// The answer for machines.
+    pub fn explained(&self) -> Explained {
         let arc = |arc: &Arc| {
-            let id = self.policy.deployment.version(arc.member).map(VersionId::as_str);
-            serde_json::json!({ "version_id": id, "from": arc.from, "to": arc.to })
+            let id = self.policy.deployment.version(arc.member).map(ToString::to_string);
+            OwnedArc { version_id: id.unwrap_or_default(), from: arc.from, to: arc.to }
         };
-        serde_json::json!({
-            "worker": self.policy.name.as_str(),
-            "version_id": self.version.map(VersionId::as_str),
-            "reason": self.reason.as_str(),
-            "key": self.key_text(),
-            "position": self.position.map(Position::index),
-            "override": override_word(self.overridden),
-            "rules": self.rules.iter().map(RuleRun::to_json).collect::<Vec<_>>(),
-            "ring": self.policy.deployment.ring.arcs().iter().map(arc).collect::<Vec<_>>(),
-        })
+        Explained {
+            worker: self.policy.name.to_string(),
+            version_id: self.version.map(ToString::to_string),
+            reason: self.reason.as_str(),
+            key: self.key_text(),
+            position: self.position.map(Position::index),
+            overridden: override_word(self.overridden),
+            rules: self.rules.iter().map(ExplainedRule::from).collect(),
+            ring: self.policy.deployment.ring.arcs().iter().map(arc).collect(),
+        }
     }
 
     /// What the position is made of.
@@ -187,16 +193,59 @@ impl Answer<'_> {
     }
 }
 
-impl RuleRun<'_> {
-    fn to_json(&self) -> serde_json::Value {
+/// Where a request goes, and why, for machines. `version_id` and `position` are null where a draw decides, `position` also
+/// where an override does; both, and `key`, are null beside the reason `key` where the proxy makes the key. What is not UTF-8
+/// is U+FFFD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Explained {
+    /// The worker.
+    pub worker: String,
+    /// The version; null where a draw decides, or a key that the proxy makes.
+    pub version_id: Option<String>,
+    /// Why it goes there: `object`, `override`, `asset`, `key` or `random`.
+    pub reason: &'static str,
+    /// What the position is made of: the key, for an object its name.
+    pub key: Option<String>,
+    /// Where the key falls on the ring, 0 to 99,999.
+    pub position: Option<u32>,
+    /// What became of the override: `applied`, or why it does not count; null where there is none.
+    #[serde(rename = "override")]
+    pub overridden: Option<&'static str>,
+    /// What each rule does, in the order of the file.
+    pub rules: Vec<ExplainedRule>,
+    /// Who owns which positions.
+    pub ring: Vec<OwnedArc>,
+}
+
+/// What a rule does to the request as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ExplainedRule {
+    /// Whether the request matches.
+    pub matched: bool,
+    /// The headers that it changes by their names in lower case, with the new value, or null where the header is removed.
+    pub set: BTreeMap<String, Option<String>>,
+}
+
+/// A part of the ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct OwnedArc {
+    /// Whose it is.
+    pub version_id: String,
+    /// The first position.
+    pub from: u32,
+    /// The position behind the last.
+    pub to: u32,
+}
+
+impl From<&RuleRun<'_>> for ExplainedRule {
+    fn from(run: &RuleRun<'_>) -> Self {
         let edit = |(name, outcome): &(HeaderName, Outcome)| {
             let value = match outcome {
-                Outcome::Set(value) => readable(value.as_bytes()).into_owned().into(),
-                Outcome::Remove | Outcome::Dropped => serde_json::Value::Null,
+                Outcome::Set(value) => Some(readable(value.as_bytes()).into_owned()),
+                Outcome::Remove | Outcome::Dropped => None,
             };
             (name.to_string(), value)
         };
-        let set: serde_json::Map<_, _> = self.edits.iter().map(edit).collect();
-        serde_json::json!({ "matched": self.matched, "set": set })
+        Self { matched: run.matched, set: run.edits.iter().map(edit).collect() }
     }
 }

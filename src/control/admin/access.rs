@@ -12,9 +12,10 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, ORIGIN};
 use http::request::Parts;
 use http::uri::{Authority, Uri};
 use http::{HeaderMap, StatusCode};
+use utoipa::IntoResponses;
 
 use crate::control::admin::State;
-use crate::control::admin::problem::Problem;
+use crate::control::admin::problem::{Problem, Responses, documented};
 use crate::control::admin::token::Token;
 
 /// The settings that decide.
@@ -36,6 +37,34 @@ pub(crate) struct MayScrape(());
 /// Proof that a request may change something.
 #[derive(Debug)]
 pub(crate) struct MayWrite(());
+
+impl IntoResponses for Authorised {
+    fn responses() -> Responses {
+        documented(&[
+            (StatusCode::UNAUTHORIZED, "The token is missing, or is not that of `token_file`."),
+            (StatusCode::FORBIDDEN, "There is no token, and the Host is none of ours."),
+        ])
+    }
+}
+
+impl IntoResponses for MayScrape {
+    fn responses() -> Responses {
+        Authorised::responses()
+    }
+}
+
+impl IntoResponses for MayWrite {
+    fn responses() -> Responses {
+        documented(&[
+            (StatusCode::UNAUTHORIZED, "The token is missing, or is not that of `token_file`."),
+            (
+                StatusCode::FORBIDDEN,
+                "There is no token, and the Host is none of ours; or a foreign page asks.",
+            ),
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The Content-Type is not application/json."),
+        ])
+    }
+}
 
 impl FromRequestParts<Arc<State>> for Authorised {
     type Rejection = Problem;
@@ -68,6 +97,16 @@ impl Access {
     /// Settings of a file whose token has been read.
     pub(crate) fn new(token: Option<Token>, hosts: Vec<String>, metrics_open: bool) -> Self {
         Self { token, hosts, metrics_open }
+    }
+
+    /// Whether there is a token, which must be shown then.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// Whether metrics may be scraped without it.
+    pub(crate) fn metrics_are_open(&self) -> bool {
+        self.metrics_open
     }
 
     fn authorise(&self, parts: &Parts, token_needed: bool) -> Result<(), Problem> {
