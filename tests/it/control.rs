@@ -2,6 +2,7 @@
 
 mod access;
 mod admin;
+mod api;
 mod documented;
 mod journal;
 mod reload;
