@@ -29,6 +29,9 @@ use crate::control::upgrade;
 use crate::diag::Diagnostic;
 use crate::proxy::Handed;
 
+/// How many changes of the file may be under way: all but one of them wait, each on a thread.
+const CHANGES: usize = 8;
+
 /// The admin address of one process, which may be none at the moment. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Admin {
@@ -49,6 +52,8 @@ pub(crate) struct State {
     pub(crate) inbox: Inbox,
     /// Where upgrades are asked for.
     pub(crate) upgrades: upgrade::Inbox,
+    /// Room for changes of the file that are under way, whether or not anybody still waits for them.
+    pub(crate) changes: Arc<Semaphore>,
     access: Mutex<Arc<Access>>,
 }
 
@@ -88,7 +93,8 @@ impl Admin {
         upgrades: upgrade::Inbox,
         connections: usize,
     ) -> Self {
-        let state = State { status, inbox, upgrades, access: Mutex::default() };
+        let changes = Arc::new(Semaphore::new(CHANGES));
+        let state = State { status, inbox, upgrades, changes, access: Mutex::default() };
         Self {
             state: Arc::new(state),
             places: Arc::new(Semaphore::new(connections)),

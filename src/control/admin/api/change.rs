@@ -1,5 +1,6 @@
 //! Changes of the file, for everything here that makes one: through [`crate::control::release`], and nothing else.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::response::Response;
@@ -9,9 +10,9 @@ use utoipa::IntoResponses;
 
 use crate::config::Worker;
 use crate::control::admin::State;
-use crate::control::admin::api::{blocking, running, worker};
+use crate::control::admin::api::{blocking, ended, running, worker};
 use crate::control::admin::problem::{Problem, Responses, documented};
-use crate::control::release::{self, Change, Draft, Refusal, Request, Told, Who};
+use crate::control::release::{self, Change, Done, Draft, Kind, Refusal, Request, Told, Who};
 use crate::model::name::WorkerName;
 
 /// How a change is to be made.
@@ -85,7 +86,7 @@ impl Changing {
             let draft = blocking(move || release::draft(&file, &request)).await??;
             return Ok(Changed { draft, generation: None, name });
         }
-        let done = release::perform_here(file, self.state.inbox.clone(), self.request).await?;
+        let done = self.performed(file).await??;
         match done.told {
             Told::Serves { generation } => {
                 Ok(Changed { draft: done.draft, generation: Some(generation), name })
@@ -95,6 +96,21 @@ impl Changing {
                 Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", detail))
             }
         }
+    }
+}
+
+impl Changing {
+    /// Makes the change in its turn. It keeps its place until it is done, even where nobody waits for it.
+    async fn performed(self, file: PathBuf) -> Result<Result<Done, Refusal>, Problem> {
+        let Ok(place) = Arc::clone(&self.state.changes).try_acquire_owned() else {
+            let title = "too many changes are under way";
+            return Ok(Err(Refusal::new(Kind::Busy, title).with_help("try again when they are done")));
+        };
+        let done = tokio::spawn(async move {
+            let _place = place;
+            release::perform_here(file, self.state.inbox.clone(), self.request).await
+        });
+        done.await.map_err(|_| ended())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::Duration;
 
 use gradual::config::Address;
 use serde_json::json;
@@ -53,6 +54,26 @@ fn of_two_deployments_upon_the_same_one_only_one_is_made() {
     answers.sort_by_key(|(status, _)| *status);
     assert_eq!((answers[0].0, answers[1].0), (201, 409));
     assert_eq!(active(&stage)[0].1, answers[0].1);
+}
+
+#[test]
+fn a_ninth_change_is_not_kept_waiting_where_eight_wait_for_another_writer() {
+    let stage = shop();
+    let upload = || {
+        let answer = stage.post("/workers/shop/versions", &json!({ "upstreams": ["http://127.0.0.1:3003"] }));
+        (answer.status, answer.json()["kind"].clone())
+    };
+    let other = gradual::store::write::lock(stage.folder.path(), "gradual", Duration::ZERO).unwrap();
+    let mut answers: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..9).map(|_| scope.spawn(upload)).collect();
+        eventually("one is refused", || threads.iter().any(|thread| thread.is_finished()));
+        drop(other);
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    answers.sort_by_key(|(status, _)| *status);
+    assert_eq!(answers.pop(), Some((503, json!("busy"))));
+    assert!(answers.iter().all(|(status, _)| *status == 201), "{answers:?}");
+    assert_eq!(stage.get("/workers/shop").json()["versions"], 10);
 }
 
 #[test]
