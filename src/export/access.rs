@@ -15,12 +15,16 @@ use std::time::Duration;
 use crate::config::AccessTarget;
 
 use self::writer::{Lines, Shared};
+use super::Wanted;
+use super::tail::{Seen, Tails, View};
 
 /// The process's access log. Cheap to clone; every clone is the same log.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
     queue: SyncSender<Lines>,
     shared: Arc<Shared>,
+    /// Who else is shown what the log has.
+    tails: Tails,
 }
 
 /// A shard's end of the log: used by one thread at a time. Hands over what it still has when it is dropped.
@@ -29,6 +33,7 @@ pub struct Sink {
     queue: SyncSender<Lines>,
     shared: Arc<Shared>,
     buffer: RefCell<Lines>,
+    tails: View,
 }
 
 /// One request, when its response has ended. Text is as received; the log escapes it.
@@ -105,6 +110,17 @@ pub enum Outcome {
     Exception,
 }
 
+impl Outcome {
+    /// Cloudflare's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Canceled => "canceled",
+            Self::Exception => "exception",
+        }
+    }
+}
+
 /// The size in bytes from which a buffer is handed over.
 const FULL: usize = 64 * 1024;
 
@@ -117,8 +133,9 @@ impl AccessLog {
     /// # Errors
     /// The file cannot be opened for appending, or the writer thread cannot be started.
     pub fn open(target: &AccessTarget) -> io::Result<Self> {
-        let (queue, shared) = writer::channel();
-        let log = Self { queue, shared: Arc::new(shared) };
+        let interest = Arc::default();
+        let (queue, shared) = writer::channel(Arc::clone(&interest));
+        let log = Self { queue, shared: Arc::new(shared), tails: Tails::new(interest) };
         log.reopen(target)?;
         Ok(log)
     }
@@ -154,7 +171,17 @@ impl AccessLog {
 
     /// A new end for a shard.
     pub fn sink(&self) -> Sink {
-        Sink { queue: self.queue.clone(), shared: Arc::clone(&self.shared), buffer: RefCell::default() }
+        Sink {
+            queue: self.queue.clone(),
+            shared: Arc::clone(&self.shared),
+            buffer: RefCell::default(),
+            tails: View::of(&self.tails),
+        }
+    }
+
+    /// Those who see requests as they end, whether the log is on or off.
+    pub fn tails(&self) -> &Tails {
+        &self.tails
     }
 
     /// How many lines were dropped, because the writer could not keep up or could not write.
@@ -169,9 +196,24 @@ impl AccessLog {
 }
 
 impl Sink {
+    /// Who wants to know of a request: ask before anything of it is kept.
+    pub fn wanted(&self) -> Wanted {
+        self.shared.wanted()
+    }
+
     /// Whether lines are wanted at all: ask before a record is made.
     pub fn is_on(&self) -> bool {
-        self.shared.is_on()
+        self.wanted().by_the_log()
+    }
+
+    /// Whether there is a tail of a worker: ask before what only tails show is kept of a request.
+    pub fn is_tailed(&self, worker: &str) -> bool {
+        self.tails.has(worker)
+    }
+
+    /// Shows a request that has ended to its worker's tails, whether the log is on or off.
+    pub fn show(&self, record: &Record<'_>, seen: &Seen<'_>) {
+        self.tails.show(record, seen);
     }
 
     /// Adds a line, unless the log is off. Returns whether it is now the only one in the buffer, so that the shard plans

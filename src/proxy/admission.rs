@@ -86,7 +86,8 @@ pub(super) fn admit(
     let settings = listener.settings();
     let trusted = client.named && settings.trusted_proxies.contain(client.address);
     let https = client.tls || (trusted && forwarded::says_https(&parts.headers));
-    if client.shard.sink().is_on() {
+    let wanted = client.shard.sink().wanted();
+    if wanted.by_the_log() {
         meter.line = Some(Box::new(Line::of(parts, https)));
     }
     within_limits(meter.limits(), parts, &seen, declared)?;
@@ -102,6 +103,9 @@ pub(super) fn admit(
     answer_here(settings, parts, host.as_ref(), https)?;
     let head = view(client, parts, host.as_ref());
     route(meter, &head)?;
+    if wanted.by_a_tail() {
+        meter.keep_for_tails(parts, https);
+    }
     let steered = worker_of(meter).is_some_and(|worker| worker.steering.is_some());
     if steered {
         let trusted_proxies = &settings.trusted_proxies;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use tokio::task::AbortHandle;
 
 use super::failure::{Failure, Kind};
@@ -18,6 +18,7 @@ use super::steering::Steered;
 use super::upload::Progress;
 use crate::config::{Limits, Timeouts};
 use crate::export::access::{Outcome, Record, VersionRef};
+use crate::export::tail::Seen;
 use crate::model::decision::Reason;
 use crate::model::overrides::Override;
 
@@ -45,7 +46,7 @@ pub(super) struct Meter {
     /// Its place among the streams of HTTP/2 clients.
     stream: Option<usize>,
     is_tunnel: bool,
-    /// What only the access log needs; `None` where there is none.
+    /// What only the access log and tails need; `None` where there are none.
     pub(super) line: Option<Box<Line>>,
     /// What only a worker with steering needs; `None` for others.
     pub(super) steered: Option<Box<Steered>>,
@@ -62,6 +63,14 @@ pub(super) struct Line {
     pub(super) authority: Option<HeaderValue>,
     pub(super) https: bool,
     pub(super) upstream: Option<Rc<str>>,
+    /// What only tails show; `None` where the worker had none when the request came.
+    kept: Option<Kept>,
+}
+
+/// A head's fields, as they came.
+struct Kept {
+    headers: HeaderMap,
+    protocol: Version,
 }
 
 impl Line {
@@ -75,6 +84,7 @@ impl Line {
             authority: authority.and_then(|name| HeaderValue::from_str(name.as_str()).ok()).or(host),
             https,
             upstream: None,
+            kept: None,
         }
     }
 }
@@ -93,6 +103,7 @@ pub(super) fn unread(client: &Rc<Client>, kind: Kind) {
             authority: None,
             https: client.tls,
             upstream: None,
+            kept: None,
         }));
     }
 }
@@ -295,6 +306,17 @@ impl Meter {
         }
     }
 
+    /// Keeps what tails show of a request, where its worker has any.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn keep_for_tails(&mut self, parts: &Parts, https: bool) {
+        let Some(name) = self.worker().map(WorkerState::name) else { return };
+        if self.client.shard.sink().is_tailed(name) {
+            let line = self.line.get_or_insert_with(|| Box::new(Line::of(parts, https)));
+            line.kept = Some(Kept { headers: parts.headers.clone(), protocol: parts.version });
+        }
+    }
+
     fn worker(&self) -> Option<&WorkerState> {
         self.worker.and_then(|index| self.snapshot.workers.get(index))
     }
@@ -340,6 +362,10 @@ impl Meter {
         };
         if sink.write(&record) {
             shard.flush_soon();
+        }
+        if let Some(Kept { headers, protocol }) = &line.kept {
+            let problem = self.error.map(Kind::message);
+            sink.show(&record, &Seen { headers, protocol: *protocol, problem });
         }
     }
 }

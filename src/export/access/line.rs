@@ -3,18 +3,14 @@
 use std::io::Write;
 use std::time::Duration;
 
-use super::{Outcome, Record, VersionRef};
+use super::{Record, VersionRef};
 
 /// Appends the record's line and its line feed.
 pub(super) fn append(line: &mut Vec<u8>, record: &Record<'_>) {
     line.extend_from_slice(b"{\"EventTimestampMs\":");
     number(line, record.timestamp_ms);
     line.extend_from_slice(b",\"EventType\":\"fetch\",\"Outcome\":\"");
-    line.extend_from_slice(match record.outcome {
-        Outcome::Ok => b"ok",
-        Outcome::Canceled => b"canceled",
-        Outcome::Exception => b"exception",
-    });
+    line.extend_from_slice(record.outcome.as_str().as_bytes());
     line.push(b'"');
     text(line, "ScriptName", record.worker);
     version(line, record.version);

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::Access;
 
 use crate::config::AccessTarget;
+use crate::export::{Interest, Wanted};
 
 /// How many buffers wait for the writer before further ones are dropped: 4 MiB of lines.
 const QUEUE: usize = 64;
@@ -34,7 +35,7 @@ pub(super) struct Lines {
 /// What the log, its sinks and its writer have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    on: AtomicBool,
+    interest: Arc<Interest>,
     dropped: AtomicU64,
     handed: AtomicU64,
     written: Mutex<u64>,
@@ -46,10 +47,10 @@ pub(super) struct Shared {
 }
 
 /// The queue, and a log that is off and has no writer yet.
-pub(super) fn channel() -> (SyncSender<Lines>, Shared) {
+pub(super) fn channel(interest: Arc<Interest>) -> (SyncSender<Lines>, Shared) {
     let (queue, receiver) = sync_channel(QUEUE);
     let shared = Shared {
-        on: AtomicBool::new(false),
+        interest,
         dropped: AtomicU64::new(0),
         handed: AtomicU64::new(0),
         written: Mutex::new(0),
@@ -97,12 +98,12 @@ fn check_folder(path: &Path) -> io::Result<()> {
 }
 
 impl Shared {
-    pub(super) fn is_on(&self) -> bool {
-        self.on.load(Ordering::Relaxed)
+    pub(super) fn wanted(&self) -> Wanted {
+        self.interest.now()
     }
 
     pub(super) fn switch(&self, on: bool) {
-        self.on.store(on, Ordering::Relaxed);
+        self.interest.set(Interest::LOG, on);
     }
 
     pub(super) fn dropped(&self) -> u64 {
@@ -262,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_write_that_fails_within_a_line_loses_no_other_line_and_counts_what_it_lost() {
-        let (_queue, shared) = channel();
+        let (_queue, shared) = channel(Arc::default());
         let mut writer = Writer::new(&shared);
         writer.output = Some(Disk { written: Vec::new(), room: 10 });
         let lines = || Lines { bytes: b"one\ntwo\nthree\n".to_vec(), count: 3 };
