@@ -6,6 +6,7 @@ pub mod admin;
 mod changes;
 pub mod client;
 mod clock;
+mod cloudflare;
 pub mod explain;
 mod health;
 mod inbox;

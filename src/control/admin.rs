@@ -23,6 +23,7 @@ use crate::control::admin::access::Access;
 pub(crate) use crate::control::admin::server::Leaving;
 use crate::control::admin::server::Server;
 use crate::control::admin::socket::Bound;
+use crate::control::cloudflare::Sessions;
 use crate::control::reload::Inbox;
 use crate::control::status::Status;
 use crate::control::upgrade;
@@ -54,6 +55,8 @@ pub(crate) struct State {
     pub(crate) upgrades: upgrade::Inbox,
     /// Room for changes of the file that are under way, whether or not anybody still waits for them.
     pub(crate) changes: Arc<Semaphore>,
+    /// The tails that were made over Cloudflare's API.
+    pub(crate) sessions: Sessions,
     access: Mutex<Arc<Access>>,
 }
 
@@ -94,7 +97,8 @@ impl Admin {
         connections: usize,
     ) -> Self {
         let changes = Arc::new(Semaphore::new(CHANGES));
-        let state = State { status, inbox, upgrades, changes, access: Mutex::default() };
+        let sessions = Sessions::default();
+        let state = State { status, inbox, upgrades, changes, sessions, access: Mutex::default() };
         Self {
             state: Arc::new(state),
             places: Arc::new(Semaphore::new(connections)),

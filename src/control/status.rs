@@ -15,6 +15,7 @@ use crate::control::status::page::{EndedUpgrade, Page, Retired, WorkerStatus};
 use crate::control::threads;
 use crate::diag::Report;
 use crate::export::access::AccessLog;
+use crate::export::tail::Tails;
 use crate::metrics::{Gauges, Registry, UnderWay, UpgradeResult};
 use crate::model::share::Share;
 use crate::proxy::{HealthMeter, LoadMeter, UpstreamHealth};
@@ -210,6 +211,11 @@ impl Status {
     /// How many shards serve.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// Those who see requests as they end.
+    pub(crate) fn tails(&self) -> &Tails {
+        self.log.tails()
     }
 
     /// Whether requests are welcome: a generation serves, and nobody asked to stop.

@@ -14,6 +14,7 @@ import checks_rules
 import checks_split
 import checks_upgrade
 import checks_websocket
+import checks_wrangler
 from backends import Backend, GrpcEcho, Loop, WebSocketEcho, start_nginx
 from harness import Program, World, free_ports, run_check
 
@@ -21,7 +22,7 @@ V1 = "db7cd8d3-4425-4fe7-8c81-01bf963b6067"
 V2 = "dc8dcd28-271b-4367-9840-6c244f84cb40"
 V3 = "0f1e2d3c-4b5a-4697-8879-6a5b4c3d2e1f"
 MODULES = [checks_http, checks_split, checks_websocket, checks_grpc, checks_life, checks_upgrade, checks_demo,
-           checks_rules, checks_assets, checks_api]
+           checks_rules, checks_assets, checks_api, checks_wrangler]
 
 
 def worker(name, upstream, tls=""):

@@ -3,8 +3,10 @@
 mod access;
 mod admin;
 mod api;
+mod cloudflare;
 mod documented;
 mod journal;
 mod reload;
 pub(crate) mod stage;
+mod tails;
 mod watch;

@@ -22,4 +22,5 @@ mod rules;
 mod rules_test;
 mod store;
 mod support;
+mod tail;
 mod upgrade;

@@ -109,7 +109,11 @@ impl Access {
         self.metrics_open
     }
 
-    fn authorise(&self, parts: &Parts, token_needed: bool) -> Result<(), Problem> {
+    /// Whether a request shows the token, or names this proxy as its host where none is needed.
+    ///
+    /// # Errors
+    /// It may not go on.
+    pub(crate) fn authorise(&self, parts: &Parts, token_needed: bool) -> Result<(), Problem> {
         let shown = single(&parts.headers, &AUTHORIZATION).and_then(bearer);
         let authentic = match (&self.token, shown) {
             (Some(token), Some(shown)) => token.is(shown),
@@ -157,6 +161,14 @@ impl Access {
             let detail = "this needs Content-Type: application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-type", detail));
         }
+        self.check_origin(headers)
+    }
+
+    /// Whether a request comes from no page, or from one of this address.
+    ///
+    /// # Errors
+    /// It comes from another one.
+    pub(crate) fn check_origin(&self, headers: &HeaderMap) -> Result<(), Problem> {
         if headers.contains_key(ORIGIN) && !self.is_own_origin(headers) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,

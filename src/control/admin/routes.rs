@@ -11,12 +11,14 @@ use http::{HeaderValue, StatusCode};
 use crate::control::admin::access::Authorised;
 use crate::control::admin::problem::Problem;
 use crate::control::admin::{State, api};
+use crate::control::cloudflare;
 
 /// Every route. Unknown paths and wrong methods are told only to those who may see the status.
 pub(crate) fn router(state: Arc<State>) -> Router {
     let routes = api::routes().into_iter();
     let router = routes.fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     router
+        .nest("/client/v4", cloudflare::router())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(map_response(guarded))

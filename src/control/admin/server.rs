@@ -7,17 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Address;
 use crate::control::admin::State;
 use crate::control::admin::routes;
 use crate::control::admin::socket::{Bound, Listener, SocketFile};
+use crate::control::cloudflare::Visitor;
 
 /// From the start of a connection, or the end of the last answer, to the end of a request's head.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -124,30 +128,37 @@ async fn next(
     places: &Arc<Semaphore>,
     stopped: &watch::Receiver<()>,
 ) -> io::Result<()> {
-    let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
+    let place = Arc::new(Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?);
     match listener {
         Listener::Tcp(listener) => {
-            let (stream, _) = listener.accept().await?;
-            tokio::spawn(serve(stream, router.clone(), stopped.clone(), place));
+            let (stream, address) = listener.accept().await?;
+            let visitor = Visitor { address: Some(address.ip().to_canonical()), place };
+            tokio::spawn(serve(stream, router.clone(), stopped.clone(), visitor));
         }
         Listener::Unix(listener) => {
             let (stream, _) = listener.accept().await?;
-            tokio::spawn(serve(stream, router.clone(), stopped.clone(), place));
+            let visitor = Visitor { address: None, place };
+            tokio::spawn(serve(stream, router.clone(), stopped.clone(), visitor));
         }
     }
     Ok(())
 }
 
-async fn serve<S>(stream: S, router: Router, mut stopped: watch::Receiver<()>, _place: OwnedSemaphorePermit)
+async fn serve<S>(stream: S, router: Router, mut stopped: watch::Receiver<()>, visitor: Visitor)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(router);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|mut request: Request<Incoming>| {
+        request.extensions_mut().insert(visitor.clone());
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .max_buf_size(BUFFER)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = pin!(connection);
     // How a connection ends is the client's affair: there is nothing to do about it, and nothing to log.
     tokio::select! {

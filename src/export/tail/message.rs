@@ -134,7 +134,8 @@ pub(super) fn request(record: &Record<'_>, seen: &Seen<'_>, url: &str) -> String
         logs: [],
         event_timestamp: record.timestamp_ms,
         event: fetch,
-        wall_time: Some(record.wall_time.as_secs_f64() * 1000.0),
+        // To the microsecond, as in the access log.
+        wall_time: Some((record.wall_time.as_secs_f64() * 1e6).round() / 1e3),
         truncated,
         gradual: Some(Facts {
             reason: record.reason,
