@@ -57,16 +57,28 @@ pub(super) async fn past(call: Call<'_>, worker: &Worker) -> Vec<Past> {
         release::history(&config, &name, &journal)
     });
     let entries = read.await.unwrap_or_default();
-    let mut newer: Option<Moment> = None;
-    let dated = entries.into_iter().map(|entry| {
-        // wrangler sorts by this. What was live before something else is not shown as if it came after it.
+    dated(entries)
+}
+
+/// With moments that get older from the first to the last: wrangler sorts by them, and takes the newest one for the active one.
+fn dated(entries: Vec<Entry>) -> Vec<Past> {
+    let mut latest = None;
+    let dated = entries.into_iter().rev().map(|entry| {
         let made = entry.created_on.as_deref().and_then(Moment::parse);
-        let own = made.or_else(|| Moment::parse(&entry.time)).unwrap_or_default();
-        let created = newer.map_or(own, |newer| own.min(newer.before()));
-        newer = Some(created);
+        let known = made.or_else(|| Moment::parse(&entry.time));
+        let created = known.unwrap_or_else(|| latest.map_or(Moment::default(), Moment::after));
+        latest = Some(created);
         Past { entry, created }
     });
-    dated.collect()
+    let mut past: Vec<_> = dated.collect();
+    past.reverse();
+    // What was live before something else does not come after it, whatever the clocks and the file said.
+    let mut newer: Option<Moment> = None;
+    for one in &mut past {
+        one.created = newer.map_or(one.created, |newer| one.created.min(newer.before()));
+        newer = Some(one.created);
+    }
+    past
 }
 
 impl Past {

@@ -64,7 +64,7 @@ fn is_credential(parameter: &str) -> bool {
             .and_then(|from| name.get(from..))
             .is_some_and(|end| end.eq_ignore_ascii_case(word.as_bytes()))
     };
-    WORDS.iter().any(|word| ends(word)) || ends(&"password")
+    WORDS.iter().any(ends) || ends(&"password")
 }
 
 #[cfg(test)]

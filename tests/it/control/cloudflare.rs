@@ -73,7 +73,7 @@ fn a_version_says_what_wrangler_prints_of_it() {
         "tag = \"v1\"",
         "tag = \"v1\"\nmessage = \"first\"\ncreated_on = 2026-11-20T13:00:00+01:00\nmigration = \"m1\"",
     );
-    let text = text.replace(&format!("id = \"{V2}\""), &format!("id = \"{V2}\"\nmigration = \"m1\""));
+    let text = text.replace(&format!("\nid = \"{V2}\""), &format!("\nid = \"{V2}\"\nmigration = \"m1\""));
     let stage = Stage::new(&text);
     let version = result(&get(&stage, &format!("{WORKER}/versions/{V1}")));
     assert_eq!(version["metadata"]["created_on"], "2026-11-20T12:00:00.000000Z");
@@ -154,7 +154,7 @@ fn what_cannot_be_deployed_is_refused_with_cloudflares_codes_and_changes_nothing
 #[test]
 fn a_version_of_another_migration_is_refused() {
     let text = file(ANY_PORT, 100).replace(&format!("  {{ version_id = \"{V2}\", percentage = 0 }},\n"), "");
-    let text = text.replace(&format!("id = \"{V2}\""), &format!("id = \"{V2}\"\nmigration = \"m2\""));
+    let text = text.replace(&format!("\nid = \"{V2}\""), &format!("\nid = \"{V2}\"\nmigration = \"m2\""));
     let stage = Stage::new(&text);
     for split in [&[(V1, 50.0), (V2, 50.0)][..], &[(V2, 100.0)]] {
         let answer = deploy(&stage, &deployment(split));
