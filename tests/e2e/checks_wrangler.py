@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections import Counter
 
 from harness import GRADUAL, Program, Skipped, eventually, expect, expect_equal, free_ports, long_check
@@ -26,7 +27,7 @@ class Site:
         if "WRANGLER" not in os.environ:
             raise Skipped("E2E_BROWSER=skip leaves out what needs node")
         self.world = world
-        self.folder = world.folder / f"{name}-wrangler"
+        self.folder = world.folder / f"{name}-home"
         self.folder.mkdir()
         (self.folder / "worker.js").write_text("export default { fetch() { return new Response('no') } }")
         (world.folder / "wrangler.token").write_text(TOKEN)
@@ -68,16 +69,17 @@ versions = [{{ version_id = "{V1}", percentage = 100 }}]
     def start(self, *words, **options):
         """wrangler with these words, as a process."""
         command = [*os.environ["WRANGLER"].split("\n"), *words]
-        process = subprocess.Popen(command, cwd=self.folder, env=self.environment | options, stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        with (self.folder / "errors").open("w") as errors:
+            process = subprocess.Popen(command, cwd=self.folder, env=self.environment | options, text=True,
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         self.world.processes.running.append(process)
         return process
 
     def wrangler(self, *words, code=0, **options):
-        """What wrangler prints, on one line for each that it prints; its exit code is as expected."""
+        """What wrangler prints; its exit code is as expected. Errors come last."""
         process = self.start(*words, **options)
         said, _ = process.communicate(timeout=60)
-        said = CONTROLS.sub("", said)
+        said = CONTROLS.sub("", said + (self.folder / "errors").read_text() * (code != 0))
         expect_equal(process.returncode, code, f"exit code of wrangler {' '.join(words)}:\n{said}")
         return said
 
@@ -125,7 +127,7 @@ versions = [{{ version_id = "{V1}", percentage = 100 }}]
 
 @long_check
 def wrangler_lists_and_deploys_versions_and_traffic_follows(world):
-    site = Site(world, "wrangler")
+    site = Site(world, "driven")
     said = site.wrangler("versions", "list", "--name", "shop")
     site.says(said, f"Version ID:  {V1}", f"Version ID:  {V2}", "Tag:         v1", "Message:     the first",
               "Created:     2026-11-20T12:00:00.000Z")
@@ -190,40 +192,35 @@ def wrangler_prints_why_something_cannot_be_done_and_what_to_do_instead(world):
 def wrangler_tails_requests_of_all_versions_or_of_one(world):
     site = Site(world, "tail")
     site.wrangler("versions", "deploy", f"{V1}@50", f"{V2}@50", "--name", "shop")
-    pretty = site.start("tail", "shop", "--format", "pretty")
-    one = site.start("tail", "shop", "--format", "json", "--version-id", V2)
-    tails = lambda: site.program.process.poll() is None and count_tails(site)
-    eventually(lambda: tails() == 2, "both tails are there", patience=60)
-    paths = ["/one?access_token=opensesame", "/two"]
-    for version, path in zip((V1, V2), paths):
-        site.ask({OVERRIDES: f'shop="{version}"', "Cookie": "sid=opensesame", "X-Plain": "plain"}, path)
-    said = {}
-    for name, process, last in (("pretty", pretty, "/two"), ("json", one, '"gradual"')):
-        said[name] = read_until(process, last)
-    site.says(said["pretty"], f"GET http://127.0.0.1:{site.port}/one?access_token=REDACTED - Ok @ ", "/two - Ok @ ")
-    site.says(said["json"], f'"id": "{V2}"', f'"url": "http://127.0.0.1:{site.port}/two"', '"cookie": "REDACTED"',
+    all_of_them = Listener(site.start("tail", "shop", "--format", "pretty"))
+    of_one = Listener(site.start("tail", "shop", "--format", "json", "--version-id", V2))
+
+    def visited(listener, text):
+        """Whether a tail shows a text, once both versions have been visited again."""
+        for version, path in ((V1, "/one?access_token=opensesame"), (V2, "/two")):
+            site.ask({OVERRIDES: f'shop="{version}"', "Cookie": "sid=opensesame", "X-Plain": "plain"}, path)
+        return text in listener.said
+
+    eventually(lambda: visited(all_of_them, "/two - Ok @ "), "the tail shows requests", patience=60)
+    eventually(lambda: visited(of_one, '"gradual"'), "the tail of a version shows requests", patience=60)
+    site.says(all_of_them.said, f"GET http://127.0.0.1:{site.port}/one?access_token=REDACTED - Ok @ ")
+    site.says(of_one.said, f'"id": "{V2}"', f'"url": "http://127.0.0.1:{site.port}/two"', '"cookie": "REDACTED"',
               '"x-plain": "plain"', '"status": 200')
-    expect("/one" not in said["json"], said["json"])
-    expect("opensesame" not in said["pretty"] + said["json"], "a credential was shown")
-    for process in (pretty, one):
+    for process in (all_of_them.process, of_one.process):
         process.send_signal(signal.SIGINT)
         process.wait(30)
-    eventually(lambda: tails() == 0, "both tails are gone")
+    expect("/one" not in of_one.said, of_one.said)
+    expect("opensesame" not in all_of_them.said + of_one.said, "a credential was shown")
     site.end()
 
 
-def count_tails(site):
-    """Connections to the admin address that outlive a request are those of tails."""
-    done = subprocess.run(["sh", "-c", "cat /proc/net/tcp"], capture_output=True, text=True)
-    local = f"0100007F:{site.program.admin:04X}"
-    return sum(line.split()[1] == local and line.split()[3] == "01" for line in done.stdout.splitlines()[1:])
+class Listener:
+    """What a process prints, as it comes."""
 
+    def __init__(self, process):
+        self.process, self.said = process, ""
+        threading.Thread(target=self.listen, daemon=True).start()
 
-def read_until(process, text):
-    """What a process prints until a line has a text in it; the check fails by its own patience."""
-    said = ""
-    for line in process.stdout:
-        said += CONTROLS.sub("", line)
-        if text in line:
-            return said
-    raise AssertionError(f"{text!r} never came:\n{said}")
+    def listen(self):
+        for line in self.process.stdout:
+            self.said += CONTROLS.sub("", line)
