@@ -131,9 +131,9 @@ mod tests {
     use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio::sync::oneshot;
 
-    use super::super::Sessions;
     use super::*;
     use crate::config::AccessTarget;
+    use crate::control::cloudflare::Sessions;
     use crate::control::status::Facts;
     use crate::export::access::{AccessLog, Outcome, Record};
     use crate::export::tail::{Filter, Seen};
