@@ -1,5 +1,7 @@
 //! A worker's deployments, as Cloudflare shows and makes them.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
 use http::header::USER_AGENT;
@@ -11,8 +13,8 @@ use super::envelope::{ApiError, success, success_with};
 use super::times::Moment;
 use super::{body, versions};
 use crate::config::Worker;
-use crate::control::release::{self, Change, Request, Told, Who};
-use crate::control::status::percentage;
+use crate::control::release::{self, Change, Done, Kind, Refusal, Request, Told, Who};
+use crate::control::status::page::percentage;
 use crate::model::name::VersionId;
 use crate::model::share::Share;
 use crate::store::journal::{Entry, EntryVersion, Journal};
@@ -151,8 +153,7 @@ pub(super) async fn create(call: Call<'_>, worker: &str, body: Body) -> Result<R
         who: Who { author: None, source: source(call) },
         base: None,
     };
-    let file = call.state.status.file().to_owned();
-    let done = release::perform_here(file, call.state.inbox.clone(), request).await?;
+    let done = performed(call, request).await?;
     if let Told::NoProxy { why } | Told::Unknown { why } = &done.told {
         let message = format!("the file is written, and it is not known whether the proxy serves it: {why}");
         return Err(ApiError::unavailable(message));
@@ -161,6 +162,20 @@ pub(super) async fn create(call: Call<'_>, worker: &str, body: Body) -> Result<R
     let made = past(call, worker).await.into_iter().find(|one| Some(&*one.entry.id) == id);
     let result = made.map_or_else(|| json!({ "id": id }), |made| made.shown());
     Ok(success_with(&result, &done.draft.warnings))
+}
+
+/// Makes a change. It keeps its place among those that may be under way until it is done, even where nobody waits for it.
+async fn performed(call: Call<'_>, request: Request) -> Result<Done, ApiError> {
+    let state = Arc::clone(call.state);
+    let Ok(place) = Arc::clone(&state.changes).try_acquire_owned() else {
+        let refusal = Refusal::new(Kind::Busy, "too many changes are under way");
+        return Err(refusal.with_help("try again when they are done").into());
+    };
+    let done = tokio::spawn(async move {
+        let _place = place;
+        release::perform_here(state.status.file().to_owned(), state.inbox.clone(), request).await
+    });
+    Ok(done.await.map_err(|_| ApiError::unavailable("the process is about to end"))??)
 }
 
 /// To the thousandth of a per cent, as wrangler divides.
