@@ -179,7 +179,9 @@ fn misunderstood(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     let code = u8::try_from(error.exit_code()).unwrap_or(2);
     if code != 0 && std::env::args_os().any(|argument| argument == "--json") {
-        failure::say_usage(&error.kind().to_string());
+        let text = error.render().to_string();
+        let first = text.lines().next().unwrap_or_default();
+        failure::say_usage(first.strip_prefix("error: ").unwrap_or(first));
     }
     ExitCode::from(code)
 }

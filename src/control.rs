@@ -313,7 +313,7 @@ async fn serve(mut reloader: Reloader, mut work: Work) -> u64 {
     let _checks = HealthChecks::start(&shards.health(), &reloader.registry, shards.spare().checks);
     let heir = work.done(&mut reloader).await;
     work.end(&reloader.status, heir.as_ref());
-    let Reloader { mut shards, admin, log, config, .. } = reloader;
+    let Reloader { mut shards, mut admin, log, config, .. } = reloader;
     let timeout = config.limits.drain_timeout;
     tracing::info!("draining, for at most {timeout:?}");
     if heir.is_some() {
@@ -325,7 +325,7 @@ async fn serve(mut reloader: Reloader, mut work: Work) -> u64 {
         }
     });
     log.flush(LOG_PATIENCE);
-    drop(admin);
+    admin.close().await;
     match cut {
         0 => tracing::info!("stopped; every request was finished"),
         1 => tracing::warn!("stopped; 1 connection was cut"),

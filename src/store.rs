@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 
-/// The folder of the journal and the lock: as the configuration says, else that of the file.
+/// The folder of the journal and the lock: as the configuration says, else that of the file. For the lock that
+/// is the file that links lead to, so that there is one for all of its names.
 pub fn state_folder(config: &Config, file: &Path) -> PathBuf {
     match &config.server.state {
         Some(folder) => folder.value.clone(),

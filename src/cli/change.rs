@@ -103,6 +103,8 @@ impl Job<'_> {
             change: self.change,
             who: self.how.who(),
             base: None,
+            seen: None,
+            live: None,
         };
         let draft = release::draft(&self.at.file, &request)?;
         draft.warnings.iter().for_each(|warning| warn(warning));
@@ -123,7 +125,7 @@ impl Job<'_> {
                 return Err(Failure::new("declined", "not done: nothing was changed"));
             }
             // What was agreed to is a step from what was shown.
-            request.base = Some(self.worker.policy.deployment.id.clone());
+            request.seen = Some(self.worker.policy.deployment.clone());
         }
         writing();
         let begun = Instant::now();
@@ -208,7 +210,7 @@ impl Made {
                 warn(&format!("{what}: {why}; `gradual status` shows what it serves"));
             }
         }
-        Ok(Said { text, json, certain })
+        Ok(Said { text, json, certain, made: true })
     }
 
     /// The deployment that came with the change, in wrangler's words.

@@ -20,12 +20,14 @@ pub(crate) struct Said {
     pub(crate) json: Value,
     /// Whether it is certain that what was asked for is done.
     pub(crate) certain: bool,
+    /// Whether something was changed, so that it counts as done even where nobody takes the result.
+    pub(crate) made: bool,
 }
 
 impl Said {
     /// A result.
     pub(crate) fn new(text: impl Into<String>, json: Value) -> Self {
-        Self { text: text.into(), json, certain: true }
+        Self { text: text.into(), json, certain: true, made: false }
     }
 }
 
@@ -123,7 +125,12 @@ pub(crate) fn conclude(result: Result<Said, Failure>, json: bool) -> ExitCode {
     let (printed, code) = match result {
         Ok(said) => {
             let text = if json { format!("{}\n", json_text(&said.json)) } else { said.text };
-            (say(&text), u8::from(!said.certain))
+            let printed = say(&text);
+            if !printed {
+                let made = if said.made { "; what was asked for is done" } else { "" };
+                complain(&format!("error: the result cannot be written to standard output{made}\n"));
+            }
+            (printed || said.made, u8::from(!said.certain))
         }
         Err(failure) => {
             complain(&failure.to_text(color(&io::stderr())));

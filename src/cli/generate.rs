@@ -31,12 +31,24 @@ pub(crate) fn man(out: Option<&Path>, command: Command) -> ExitCode {
 fn page(command: Command) -> io::Result<String> {
     let mut text = Vec::new();
     Man::new(command).render(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(unfilled(&String::from_utf8_lossy(&text)))
+}
+
+/// The page with its examples as they stand: columns are not prose, to be filled and adjusted.
+fn unfilled(page: &str) -> String {
+    const EXTRA: &str = ".SH EXTRA\n";
+    let Some((before, extra)) = page.split_once(EXTRA) else { return page.to_owned() };
+    let end = extra.find("\n.SH ").map_or(extra.len(), |end| end + 1);
+    let (examples, after) = extra.split_at(end);
+    format!("{before}{EXTRA}.nf\n{examples}.fi\n{after}")
 }
 
 fn pages(folder: &Path, command: Command) -> io::Result<Said> {
     std::fs::create_dir_all(folder)?;
-    clap_mangen::generate_to(command, folder)?;
+    clap_mangen::generate_to(command.clone(), folder)?;
+    // The one page that has examples.
+    let own = folder.join(Man::new(command.clone()).get_filename());
+    std::fs::write(own, page(command)?)?;
     Ok(Said::new(format!("the manual pages are in {}\n", folder.display()), Value::Null))
 }
 

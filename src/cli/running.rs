@@ -212,6 +212,7 @@ fn status_text(status: &Value) -> String {
         ("admin", word(&status["admin"])),
         ("threads", word(&status["threads"])),
         ("load", format!("{}, {}", count("connections", "connection"), count("requests", "request"))),
+        ("journal", word(&status["journal"])),
     ];
     for (name, value) in rows {
         let _ = writeln!(text, "{name:<11} {value}");

@@ -1,18 +1,16 @@
 //! `[worker.assets]`: static assets, which the versions of a worker serve for each other.
 
 use std::collections::HashMap;
-use std::str::FromStr;
-
-use toml::value::{Datetime, Offset};
 
 use super::Version;
 use super::deployment::Known;
 use super::fields::{Fields, Text, Walk};
+use super::moment::moment;
 use super::texts::Problem;
 use super::worker::named;
 use crate::diag::{Diagnostic, Span, quoted};
 use crate::model::assets::{Eligible, PathPattern};
-use crate::model::deployment::{Deployment, Metadata};
+use crate::model::deployment::Deployment;
 use crate::model::name::VersionId;
 use crate::model::ring::Member;
 use crate::model::route::has_dot_segment;
@@ -116,65 +114,9 @@ fn retain(walk: &mut Walk<'_>, fields: &Fields<'_>, known: &Known<'_>) -> Vec<Ve
 impl Written {
     /// With the deployment that it belongs to.
     pub(super) fn resolved(self, deployment: &Deployment, versions: &[Version]) -> Assets {
-        let made = |version: &Version| made(&version.metadata);
+        let made = |version: &Version| moment(version.metadata.created_on.as_deref()?);
         let named = versions.iter().map(|version| (&version.metadata, made(version)));
         let eligible = Eligible::new(deployment, &self.retain, named);
         Assets { paths: self.paths, fallback: self.fallback, retain: self.retain, eligible }
-    }
-}
-
-/// When a version was made, in nanoseconds from some moment.
-fn made(metadata: &Metadata) -> Option<i128> {
-    let Datetime { date: Some(date), time: Some(time), offset: Some(offset) } =
-        Datetime::from_str(metadata.created_on.as_deref()?).ok()?
-    else {
-        return None;
-    };
-    let minutes = match offset {
-        Offset::Z => 0,
-        Offset::Custom { minutes } => i64::from(minutes),
-    };
-    // Days of the civil calendar: years begin in March, so that leap days are last.
-    let (month, year) = (i64::from(date.month), i64::from(date.year) - i64::from(date.month <= 2));
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + i64::from(date.day);
-    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + of_year;
-    let clock = (i64::from(time.hour) * 60 + i64::from(time.minute) - minutes) * 60;
-    let seconds = days * 86_400 + clock + i64::from(time.second.unwrap_or(0));
-    Some(i128::from(seconds) * 1_000_000_000 + i128::from(time.nanosecond.unwrap_or(0)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(created_on: &str) -> i128 {
-        let id = VersionId::new("v").unwrap();
-        let metadata = Metadata {
-            id,
-            tag: None,
-            message: None,
-            created_on: Some(created_on.to_owned()),
-            migration: None,
-        };
-        made(&metadata).unwrap()
-    }
-
-    #[test]
-    fn times_are_compared_as_moments_and_not_as_texts() {
-        let ordered = [
-            "2023-12-31T23:59:59Z",
-            "2024-01-01T01:00:00+01:00",
-            "2024-01-01T00:00:00.5Z",
-            "2024-02-28T23:59:59Z",
-            "2024-02-29T12:00:00Z",
-            "2024-02-29T23:30:00-01:00",
-            "2024-03-01T01:00:00Z",
-            "2024-12-31T23:59:59Z",
-            "2025-01-01T00:00:00Z",
-        ];
-        assert!(ordered.windows(2).all(|pair| at(pair[0]) < at(pair[1])));
-        assert_eq!(at("2024-01-01T01:00:00+01:00"), at("2024-01-01T00:00:00Z"));
-        assert_eq!(at("2024-03-01T00:00:00Z") - at("2024-02-29T00:00:00Z"), 86_400_000_000_000);
-        assert_eq!(at("2023-03-01T00:00:00Z") - at("2023-02-28T00:00:00Z"), 86_400_000_000_000);
     }
 }

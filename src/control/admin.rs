@@ -140,6 +140,13 @@ impl Admin {
         }
     }
 
+    /// Stops listening, and returns when the last answers are on their way, or take too long.
+    pub(crate) async fn close(&mut self) {
+        if let Some(live) = self.live.take() {
+            live.server.close().await.done().await;
+        }
+    }
+
     /// Where it is, with the port that the system chose where the file says 0.
     pub(crate) fn address(&self) -> Option<Address> {
         self.live.as_ref().map(|live| live.server.address().clone())

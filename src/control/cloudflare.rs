@@ -20,6 +20,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State as Shared};
 use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, any};
 use http::Method;
 use http::request::Parts;
 use tokio::sync::OwnedSemaphorePermit;
@@ -41,6 +42,11 @@ pub(crate) struct Visitor {
 /// Everything under `/client/v4`. There is one handler, so that no answer is in another form than Cloudflare's.
 pub(crate) fn router() -> Router<Arc<State>> {
     Router::new().fallback(answer)
+}
+
+/// The same for the path that has nothing behind `/client/v4/`.
+pub(crate) fn root() -> MethodRouter<Arc<State>> {
+    any(answer)
 }
 
 async fn answer(Shared(state): Shared<Arc<State>>, request: Request) -> Response {

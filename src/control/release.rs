@@ -9,6 +9,7 @@ mod history;
 mod refusal;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
@@ -21,6 +22,7 @@ use crate::config::Config;
 use crate::config::edit::{NewDeployment, NewVersion};
 use crate::control::clock::rfc3339;
 use crate::control::reload::{self, Inbox, Loaded};
+use crate::control::status::Status;
 use crate::model::deployment::Deployment;
 use crate::model::name::{VersionId, WorkerName};
 use crate::model::share::Share;
@@ -31,6 +33,8 @@ use crate::store::write::Lock;
 
 /// How long a writer waits for another one: longer than a reload takes.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a change is drafted anew because somebody else wrote meanwhile.
+const ATTEMPTS: usize = 5;
 
 /// Who makes a change, for the record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +104,10 @@ pub struct Request {
     pub who: Who,
     /// The id of the deployment that the change was decided upon: if another one is active, nothing is changed.
     pub base: Option<String>,
+    /// That deployment whole, where it was seen: a hand edit may keep the id and change the rest.
+    pub seen: Option<Deployment>,
+    /// The deployment that serves, where that is known: a hand edit may not have been taken over yet. `None`: the file's.
+    pub live: Option<Deployment>,
 }
 
 /// A change as it would be written.
@@ -163,8 +171,8 @@ pub fn draft(file: &Path, request: &Request) -> Result<Draft, Refusal> {
     read(file).and_then(|loaded| drafted(file, &loaded, request))
 }
 
-/// Makes a change: writes the file and tells the running proxy. If that refuses, the file is restored, unless somebody else
-/// has changed it meanwhile. Not to be cancelled before it has returned: the proxy would not be told.
+/// Makes a change: writes the file and tells the running proxy. If that refuses, or is about to end, the file is restored,
+/// unless somebody else has changed it meanwhile. Not to be cancelled before it has returned: the proxy would not be told.
 ///
 /// # Errors
 /// Why it was not made.
@@ -173,31 +181,70 @@ pub async fn perform(
     request: &Request,
     tell: impl AsyncFnOnce() -> Told,
 ) -> Result<Done, Refusal> {
-    let (file, request) = (file.to_owned(), request.clone());
-    let written = blocking(move || Written::new(&file, &request)).await?;
-    match tell().await {
-        Told::Refused { report } => {
-            Err(blocking(move || Err(written.take_back(&report))).await.unwrap_or_else(|refusal| refusal))
-        }
-        told => Ok(Done { draft: written.draft, told }),
-    }
+    perform_as(|_| true, file, request, async || Some(tell().await)).await
 }
 
-/// As [`perform`], in the process that runs the file. It goes on where nobody waits for it any more.
+/// As [`perform`]. `renew` brings a request up to date once nobody else writes, and says whether to go on; `tell` is `None` where
+/// the process that runs the file takes nothing over any more.
+async fn perform_as(
+    renew: impl Fn(&mut Request) -> bool + Send + 'static,
+    file: &Path,
+    request: &Request,
+    tell: impl AsyncFnOnce() -> Option<Told>,
+) -> Result<Done, Refusal> {
+    let (file, request) = (file.to_owned(), request.clone());
+    let written = blocking(move || Written::new(&file, request, &renew)).await?;
+    let told = tell().await;
+    blocking(move || match told {
+        Some(Told::Refused { report }) => Err(Refusal::by_proxy(&report, &written.take_back())),
+        Some(told) => Ok(Done { draft: written.draft, told }),
+        None => Err(Refusal::stopping(&written.take_back())),
+    })
+    .await
+}
+
+/// As [`perform`], in the process that runs the file, upon what serves. It goes on where nobody waits for it any more, and does
+/// not begin where the process is about to end.
 ///
 /// # Errors
 /// Why it was not made.
-#[allow(dead_code, reason = "the admin address will use it")]
-pub(crate) async fn perform_here(file: PathBuf, inbox: Inbox, request: Request) -> Result<Done, Refusal> {
+pub(crate) async fn perform_here(
+    status: Arc<Status>,
+    inbox: Inbox,
+    request: Request,
+) -> Result<Done, Refusal> {
     let whole = tokio::spawn(async move {
-        let tell = async || match inbox.ask("a deployment was written").await {
-            Some(Ok(reload::Reloaded { generation, .. })) => Told::Serves { generation },
-            Some(Err(report)) => Told::Refused { report: report.render(false) },
-            None => Told::Unknown { why: "the process is about to end".to_owned() },
+        let tell = async || match inbox.ask("a deployment was written").await? {
+            Ok(reload::Reloaded { generation, .. }) => Some(Told::Serves { generation }),
+            Err(report) => Some(Told::Refused { report: report.render(false) }),
         };
-        perform(&file, &request, tell).await
+        let file = status.file().to_owned();
+        let renew = move |request: &mut Request| {
+            request.live = live(&status, &request.worker);
+            status.is_ready()
+        };
+        perform_as(renew, &file, &request, tell).await
     });
     whole.await.unwrap_or_else(|error| Err(Refusal::broken(&error)))
+}
+
+/// As [`draft`], in the process that runs the file, upon what serves.
+///
+/// # Errors
+/// Why it cannot be made.
+pub(crate) async fn draft_here(status: Arc<Status>, mut request: Request) -> Result<Draft, Refusal> {
+    blocking(move || {
+        request.live = live(&status, &request.worker);
+        draft(status.file(), &request)
+    })
+    .await
+}
+
+/// A worker's deployment that serves.
+fn live(status: &Status, worker: &WorkerName) -> Option<Deployment> {
+    let config = status.config()?;
+    let worker = config.workers.iter().find(|one| one.policy.name == *worker)?;
+    Some(worker.policy.deployment.clone())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -207,6 +254,11 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn read(file: &Path) -> Result<Loaded, Refusal> {
+    // Whoever opens a pipe may wait for ever.
+    if std::fs::metadata(file).is_ok_and(|data| !data.is_file() && !data.is_dir()) {
+        let title = format!("{} is not a regular file", file.display());
+        return Err(Refusal::new(Kind::ManagedElsewhere, title).with_help("change it where it comes from"));
+    }
     Loaded::read(&store::file::name(file), file, |_| ()).map_err(Refusal::bad_file)
 }
 
@@ -233,27 +285,60 @@ struct Written {
 
 impl Written {
     /// Writes a change into the file.
-    fn new(file: &Path, request: &Request) -> Result<Self, Refusal> {
-        let real = store::write::resolve(file).unwrap_or_else(|_| file.to_owned());
-        // Where the lock lies is said by the file itself, which is read again once nobody else writes it.
-        let config = read(file)?.config;
-        let folder = store::state_folder(&config, file);
-        let lock = store::write::lock(&folder, &store::stem(file), PATIENCE)?;
-        let loaded = read(file)?;
-        let draft = drafted(file, &loaded, request)?;
-        store::write::replace(&real, &draft.text)?;
-        Ok(Self { real, before: loaded.report.source, draft, _lock: lock })
+    fn new(
+        file: &Path,
+        mut request: Request,
+        renew: &impl Fn(&mut Request) -> bool,
+    ) -> Result<Self, Refusal> {
+        let (real, lock) = locked(file)?;
+        for _ in 0..ATTEMPTS {
+            if !renew(&mut request) {
+                return Err(Refusal::stopping(&Ok(())));
+            }
+            let loaded = read(file)?;
+            let draft = drafted(file, &loaded, &request)?;
+            let before = loaded.report.source;
+            // Editors take no lock.
+            if leads_to(file, &real) && store::file::read(&real).is_ok_and(|text| text == before) {
+                store::write::replace(&real, &draft.text)?;
+                return Ok(Self { real, before, draft, _lock: lock });
+            }
+        }
+        Err(restless(file))
     }
 
-    /// Puts the file back as it was, unless it is not what was written any more.
-    fn take_back(&self, report: &str) -> Refusal {
-        let now = store::file::read(&self.real).ok();
-        let restored = match now {
-            Some(text) if text == self.draft.text => {
+    /// Puts the file back as it was, unless it is not what was written any more; says why not.
+    fn take_back(&self) -> Result<(), String> {
+        match store::file::read(&self.real) {
+            Ok(text) if text == self.draft.text => {
                 store::write::replace(&self.real, &self.before).map_err(|error| error.to_string())
             }
             _ => Err("somebody else has changed it meanwhile".to_owned()),
-        };
-        Refusal::by_proxy(report, &restored)
+        }
     }
+}
+
+/// The file itself, and the right to write it. A link on the way to it may be switched while that is waited for.
+fn locked(file: &Path) -> Result<(PathBuf, Lock), Refusal> {
+    for _ in 0..ATTEMPTS {
+        let real = store::write::resolve(file).unwrap_or_else(|_| file.to_owned());
+        // Where the lock lies is said by the file, which is read again once nobody else writes it.
+        let config = read(file)?.config;
+        store::write::check(&real)?;
+        let folder = store::state_folder(&config, &real);
+        let lock = store::write::lock(&folder, &store::stem(&real), PATIENCE)?;
+        if leads_to(file, &real) {
+            return Ok((real, lock));
+        }
+    }
+    Err(restless(file))
+}
+
+fn leads_to(file: &Path, real: &Path) -> bool {
+    store::write::resolve(file).is_ok_and(|now| now == real)
+}
+
+fn restless(file: &Path) -> Refusal {
+    let title = format!("{} changes all the time", file.display());
+    Refusal::new(Kind::Busy, title).with_help("wait until whoever writes it is done, and try again")
 }

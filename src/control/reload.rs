@@ -5,6 +5,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -24,6 +25,8 @@ use crate::proxy::{Prepared, Shards};
 /// How many reloads may be asked for and not begun. More askers wait; a mere notice needs no place of its own then, as
 /// those that wait in line will read what it is about.
 const QUEUE: usize = 64;
+/// How long the file may take to be read.
+const READING: Duration = Duration::from_secs(10);
 
 /// A reload that succeeded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,7 +140,7 @@ impl Reloader {
 
     async fn reload(&mut self, why: &str) -> Outcome {
         let status = Arc::clone(&self.status);
-        let outcome = match Loaded::read(status.name(), status.file(), |source| status.read(source)) {
+        let outcome = match loaded(&status).await {
             Ok(loaded) => self.take(loaded, why).await,
             Err(report) => Err(report),
         };
@@ -244,6 +247,20 @@ impl Reloader {
             tracing::warn!("{}\n{}", report.summary(), report.render(false));
         }
     }
+}
+
+/// Reads the file of a running process. A disk that hangs, or a pipe that nobody writes, holds up nothing else.
+async fn loaded(status: &Arc<Status>) -> Result<Loaded, Report> {
+    let own = Arc::clone(status);
+    let read = move || Loaded::read(own.name(), own.file(), |source| own.read(source));
+    let read = tokio::time::timeout(READING, tokio::task::spawn_blocking(read)).await;
+    let why = match read {
+        Ok(Ok(loaded)) => return loaded,
+        Ok(Err(error)) => format!("the file was not read: {error}"),
+        Err(_) => format!("the file cannot be read within {READING:?}"),
+    };
+    let help = "is it a pipe that nobody writes, or on a disk that hangs?";
+    Err(Report::without_source(status.name(), why, Some(help.to_owned())))
 }
 
 /// What is wrong with where the access log is to go, found out without making a file; `None`: nothing is.

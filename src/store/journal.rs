@@ -107,6 +107,16 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Whether it is about the same deployment as another: an edit by hand may keep the id and change the rest.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let shares = |entry: &Self| -> Vec<_> {
+            entry.versions.iter().map(|version| (version.version_id.clone(), version.percentage)).collect()
+        };
+        self.id == other.id && self.ring == other.ring && shares(self) == shares(other)
+    }
+}
+
 /// Shares as JSON numbers.
 mod percentage {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
@@ -157,6 +167,7 @@ impl Journal {
 
     /// The journal of a configuration file.
     pub fn of(config: &Config, file: &Path) -> Self {
+        // Beside the name, not where links lead: what they lead to may be replaced as a whole, and the journal with it.
         Self::new(&super::state_folder(config, file), &super::stem(file))
     }
 
@@ -170,7 +181,7 @@ impl Journal {
         self.folder.join(format!("{}.deployments.1.jsonl", self.stem))
     }
 
-    /// Appends those entries whose id differs from that of their worker's last one, durably, and says how many. Waits for
+    /// Appends those entries that are about another deployment than their worker's last one, durably, and says how many. Waits for
     /// another process that appends.
     ///
     /// # Errors
@@ -185,7 +196,7 @@ impl Journal {
             known.entries.iter().map(|entry| (entry.worker.as_str(), entry)).collect();
         let mut new = Vec::new();
         for entry in entries {
-            if last.get(entry.worker.as_str()).is_none_or(|last| last.id != entry.id) {
+            if last.get(entry.worker.as_str()).is_none_or(|last| !last.says_the_same(entry)) {
                 new.push(entry);
                 last.insert(&entry.worker, entry);
             }
@@ -241,15 +252,15 @@ impl Journal {
         let newer = Part::open(&self.path()).map_err(failed(self.path()))?;
         let older = Part::open(&self.older()).map_err(failed(self.older()))?;
         let older = older.filter(|older| newer.as_ref().is_none_or(|newer| !newer.is(older)));
-        let mut last: HashMap<String, String> = HashMap::new();
+        let mut last: HashMap<String, Entry> = HashMap::new();
         for (part, path) in [(older, self.older()), (newer, self.path())] {
             let Some(part) = part else { continue };
             let (entries, unreadable) = part.read().map_err(failed(path))?;
             history.unreadable += unreadable;
             for entry in entries {
                 // A new file begins with what the older one ends with.
-                if last.get(&entry.worker).is_none_or(|last| *last != entry.id) {
-                    last.insert(entry.worker.clone(), entry.id.clone());
+                if last.get(&entry.worker).is_none_or(|last| !last.says_the_same(&entry)) {
+                    last.insert(entry.worker.clone(), entry.clone());
                     history.entries.push(entry);
                 }
             }

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 /// Long enough for any machine; nothing waits so long unless it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn record<'a>() -> Record<'a> {
+/// A request as it is recorded.
+pub(crate) fn record<'a>() -> Record<'a> {
     Record {
         timestamp_ms: 1_795_233_600_123,
         outcome: Outcome::Ok,

@@ -91,7 +91,7 @@ impl Desk {
 
 fn request(change: Change) -> Request {
     let who = Who { author: Some("ana".to_owned()), source: "cli" };
-    Request { worker: WorkerName::new("shop").unwrap(), change, who, base: None }
+    Request { worker: WorkerName::new("shop").unwrap(), change, who, base: None, seen: None, live: None }
 }
 
 fn id(text: &str) -> VersionId {
@@ -340,4 +340,105 @@ fn a_version_that_would_not_be_good_is_refused_in_the_words_of_the_file() {
     let refusal = broken.refused(Change::Upload(upload(None)));
     assert_eq!(refusal.kind(), Kind::BadFile);
     assert!(refusal.report().is_some_and(|report| report.has_errors()));
+}
+
+#[tokio::test]
+async fn a_hand_edit_that_was_not_taken_over_yet_does_not_count_as_what_keys_move_from() {
+    let desk = desk(&[("v1", None, Some("80")), ("v2", None, Some("20"))]);
+    let live = desk.config().workers[0].policy.deployment.clone();
+    let swapped = desk.text().replace("\"v1\", percentage = 80", "\"v1\", percentage = 10");
+    std::fs::write(desk.file(), swapped.replace("\"v2\", percentage = 20", "\"v2\", percentage = 90"))
+        .unwrap();
+    let upon_live = Request { live: Some(live), ..request(split(&[("v1", "70"), ("v2", "30")])) };
+    let draft = draft(&desk.file(), &upon_live).unwrap();
+    assert_eq!(draft.plan.map(|plan| (plan.moved, plan.least)), Some((10_000, 10_000)));
+    assert!(draft.warnings.iter().any(|one| one.contains("was not taken over yet")), "{:?}", draft.warnings);
+}
+
+#[test]
+fn a_deployment_that_was_edited_by_hand_under_its_id_is_not_the_one_that_was_seen() {
+    let desk = desk(&[("v1", None, Some("80")), ("v2", None, Some("20"))]);
+    let with_id = desk.text().replace("[worker.deployment] # split\n", "[worker.deployment]\nid = \"d1\"\n");
+    std::fs::write(desk.file(), &with_id).unwrap();
+    let seen = desk.config().workers[0].policy.deployment.clone();
+    let upon = || Request { seen: Some(seen.clone()), ..request(split(&[("v2", "100")])) };
+    assert!(draft(&desk.file(), &upon()).is_ok());
+    std::fs::write(desk.file(), with_id.replace("= 80", "= 70").replace("= 20", "= 30")).unwrap();
+    assert_eq!(draft(&desk.file(), &upon()).unwrap_err().kind(), Kind::DeploymentChanged);
+}
+
+#[tokio::test]
+async fn there_is_no_way_back_across_a_migration_to_a_version_that_was_uploaded_after_it() {
+    let desk = desk(&[("v1", None, Some("100"))]);
+    let new = desk.done(Change::Upload(upload(Some("m1")))).await.draft.version.unwrap().id;
+    let late = desk.done(Change::Upload(upload(None))).await.draft.version.unwrap();
+    assert_eq!(late.migration, None);
+    desk.done(promote(new.as_str())).await;
+    for change in
+        [promote(late.id.as_str()), rollback(Some(late.id.as_str())), split(&[(late.id.as_str(), "100")])]
+    {
+        assert_eq!(desk.refused(change).kind(), Kind::MigrationBack);
+    }
+}
+
+#[test]
+fn which_migration_is_newer_is_told_by_when_versions_were_made_where_all_say_so() {
+    let mut text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[worker]]\nname = \"shop\"\n".to_owned();
+    for (id, day, migration) in [("v3", 3, "m2"), ("v2", 2, "m1"), ("v1", 1, "m1")] {
+        text += &format!(
+            "[[worker.version]]\nid = \"{id}\"\ncreated_on = 2026-11-0{day}T12:00:00Z\nmigration = \"{migration}\"\n\
+             upstreams = [\"http://127.0.0.1:9\"]\n"
+        );
+    }
+    let desk =
+        Desk::of(&(text + "[worker.deployment]\nversions = [{ version_id = \"v2\", percentage = 100 }]\n"));
+    assert!(desk.draft(promote("v3")).is_ok(), "the newest version is the first in the file");
+    assert_eq!(desk.refused(split(&[("v3", "100")])).kind(), Kind::MigrationNeedsDeploy);
+}
+
+#[tokio::test]
+async fn one_file_has_one_lock_under_all_of_its_names() {
+    let desk = desk(&[("v1", None, Some("100")), ("v2", None, None)]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("other-name.toml");
+    std::os::unix::fs::symlink(desk.file(), &link).unwrap();
+    perform(&link, &request(split(&[("v2", "100")])), async || Told::Serves { generation: 2 }).await.unwrap();
+    assert!(desk.folder.path().join("gradual.lock").exists());
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 1, "nothing lies beside the link");
+    assert!(link.is_symlink() && desk.split() == [("v2".to_owned(), "100".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_link_that_is_switched_while_the_lock_is_waited_for_leads_to_the_file_that_is_changed() {
+    let (one, two) = (desk(&[("v1", None, Some("100"))]), desk(&[("v1", None, Some("100"))]));
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("gradual.toml");
+    std::os::unix::fs::symlink(one.file(), &link).unwrap();
+    let lock = gradual::store::write::lock(one.folder.path(), "gradual", std::time::Duration::ZERO).unwrap();
+    let (before, file) = (one.text(), link.clone());
+    let change = tokio::spawn(async move {
+        perform(&file, &request(Change::Upload(upload(None))), async || Told::Serves { generation: 2 }).await
+    });
+    // The lock's file has the number of who waits nowhere: that somebody waits shows only in that nothing has happened.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let new = folder.path().join("new");
+    std::os::unix::fs::symlink(two.file(), &new).unwrap();
+    std::fs::rename(&new, &link).unwrap();
+    drop(lock);
+    change.await.unwrap().unwrap();
+    assert_eq!(one.text(), before);
+    assert_eq!(two.config().workers[0].versions.len(), 2);
+}
+
+#[test]
+fn what_would_be_longer_than_a_file_may_be_is_refused_and_so_is_what_is_no_file() {
+    let desk = desk(&[("v1", None, Some("100"))]);
+    let room = usize::try_from(gradual::store::file::MAX_LENGTH).unwrap() - desk.text().len() - 3;
+    std::fs::write(desk.file(), format!("#{}\n{}", "x".repeat(room), desk.text())).unwrap();
+    let refusal = desk.refused(Change::Upload(upload(None)));
+    assert!(refusal.to_string().contains("would be longer than 4 MiB"), "{refusal}");
+    let pipe = desk.folder.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let refusal = draft(&pipe, &request(Change::Upload(upload(None)))).unwrap_err();
+    assert_eq!(refusal.kind(), Kind::ManagedElsewhere);
 }

@@ -4,32 +4,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use gradual::config::AccessTarget;
-use gradual::export::access::{AccessLog, Outcome, Record, Sink, VersionRef};
+use gradual::export::access::{AccessLog, Outcome, Record, Sink};
 use gradual::export::tail::{Condition, Filter, MOST, MOST_OF_A_WORKER, Seen, TooMany};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use serde_json::{Value, json};
 
+use crate::export;
+
 fn record<'a>() -> Record<'a> {
-    Record {
-        timestamp_ms: 1_795_233_600_123,
-        outcome: Outcome::Ok,
-        worker: Some("shop"),
-        version: Some(VersionRef { id: "v1", message: None, tag: Some("stable") }),
-        scheme: "https",
-        authority: b"example.com",
-        target: "/cart?a=1",
-        method: "GET",
-        status: 200,
-        ray: 0x0123_4567_89ab_cdef,
-        wall_time: Duration::from_micros(12_500),
-        reason: Some("key"),
-        overridden: None,
-        upstream: Some("http://127.0.0.1:3001"),
-        error: None,
-        client: Some(IpAddr::from([192, 0, 2, 1])),
-        request_bytes: 0,
-        response_bytes: 1024,
-    }
+    Record { wall_time: Duration::from_micros(12_500), ..export::record() }
 }
 
 fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {

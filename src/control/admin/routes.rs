@@ -19,6 +19,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
     let router = routes.fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     router
         .nest("/client/v4", cloudflare::router())
+        .route("/client/v4/", cloudflare::root())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(map_response(guarded))

@@ -80,6 +80,11 @@ impl Server {
         if let Some(file) = self.file.take() {
             file.leave();
         }
+        self.close().await
+    }
+
+    /// Stops accepting; the file of a Unix socket is removed.
+    pub(crate) async fn close(self) -> Leaving {
         self.stop.send_replace(());
         let _ = self.accepting.await;
         Leaving(self.stop)

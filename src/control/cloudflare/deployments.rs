@@ -15,6 +15,7 @@ use super::{body, versions};
 use crate::config::Worker;
 use crate::control::release::{self, Change, Done, Kind, Refusal, Request, Told, Who};
 use crate::control::status::page::percentage;
+use crate::diag::visible;
 use crate::model::name::VersionId;
 use crate::model::share::Share;
 use crate::store::journal::{Entry, EntryVersion, Journal};
@@ -99,7 +100,7 @@ impl Past {
         let Entry { id, source, author, message, versions, .. } = &self.entry;
         let mut annotations = json!({});
         if let Some(message) = message {
-            annotations["workers/message"] = message.as_str().into();
+            annotations["workers/message"] = visible(message).into();
         }
         let version = |version: &EntryVersion| json!({ "version_id": version.version_id, "percentage": percentage(version.percentage) });
         json!({
@@ -143,7 +144,11 @@ pub(super) async fn create(call: Call<'_>, worker: &str, body: Body) -> Result<R
         Ok((known.metadata.id.clone(), share(version.percentage)?))
     });
     let versions: Vec<(VersionId, Share)> = split.collect::<Result<_, ApiError>>()?;
-    let message = wanted.annotations.get("workers/message").and_then(Value::as_str);
+    let message = match wanted.annotations.get("workers/message") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) => Some(text.as_str()),
+        Some(_) => return Err(ApiError::invalid("`workers/message` is a text")),
+    };
     let request = Request {
         worker: worker.policy.name.clone(),
         change: Change::Split {
@@ -152,6 +157,8 @@ pub(super) async fn create(call: Call<'_>, worker: &str, body: Body) -> Result<R
         },
         who: Who { author: None, source: source(call) },
         base: None,
+        seen: None,
+        live: None,
     };
     let done = performed(call, request).await?;
     if let Told::NoProxy { why } | Told::Unknown { why } = &done.told {
@@ -173,7 +180,7 @@ async fn performed(call: Call<'_>, request: Request) -> Result<Done, ApiError> {
     };
     let done = tokio::spawn(async move {
         let _place = place;
-        release::perform_here(state.status.file().to_owned(), state.inbox.clone(), request).await
+        release::perform_here(Arc::clone(&state.status), state.inbox.clone(), request).await
     });
     Ok(done.await.map_err(|_| ApiError::unavailable("the process is about to end"))??)
 }

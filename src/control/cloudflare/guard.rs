@@ -1,7 +1,7 @@
 //! Who may use the API.
 
 use axum::response::IntoResponse;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, UPGRADE};
 use http::request::Parts;
 use http::{Method, StatusCode};
 
@@ -17,7 +17,7 @@ use crate::control::admin::State;
 /// # Errors
 /// It may not.
 pub(super) fn check(state: &State, parts: &Parts) -> Result<(), ApiError> {
-    if parts.uri.path().starts_with("/tails/") {
+    if is_socket_of_a_tail(parts) {
         return Ok(());
     }
     let access = state.access();
@@ -37,4 +37,11 @@ pub(super) fn check(state: &State, parts: &Parts) -> Result<(), ApiError> {
         return Err(ApiError::forbidden(message));
     }
     Ok(())
+}
+
+fn is_socket_of_a_tail(parts: &Parts) -> bool {
+    let id = parts.uri.path().strip_prefix("/tails/");
+    parts.method == Method::GET
+        && parts.headers.contains_key(UPGRADE)
+        && id.is_some_and(|id| !id.is_empty() && !id.contains('/'))
 }

@@ -1,11 +1,9 @@
 //! Moments as Cloudflare writes them: UTC, to the microsecond, all of one length, so that they can be sorted as texts.
 
 use std::fmt;
-use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use toml::value::{Datetime, Offset};
-
+use crate::config::moment;
 use crate::control::clock::rfc3339;
 
 /// Microseconds since 1970.
@@ -15,24 +13,8 @@ pub(super) struct Moment(u64);
 impl Moment {
     /// The moment of an RFC 3339 date-time from 1970 on; `None` where it is none.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let Datetime { date: Some(date), time: Some(time), offset: Some(offset) } =
-            Datetime::from_str(text).ok()?
-        else {
-            return None;
-        };
-        let minutes = match offset {
-            Offset::Z => 0,
-            Offset::Custom { minutes } => i64::from(minutes),
-        };
-        // Days of the civil calendar since 1970: years begin in March, so that leap days are last.
-        let (month, year) = (i64::from(date.month), i64::from(date.year) - i64::from(date.month <= 2));
-        let of_year = (153 * ((month + 9) % 12) + 2) / 5 + i64::from(date.day) - 1;
-        let days =
-            365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + of_year - 719_468;
-        let clock = (i64::from(time.hour) * 60 + i64::from(time.minute) - minutes) * 60;
-        let seconds = days * 86_400 + clock + i64::from(time.second.unwrap_or(0));
-        let micros = i64::from(time.nanosecond.unwrap_or(0) / 1000);
-        seconds.checked_mul(1_000_000)?.checked_add(micros)?.try_into().ok().map(Self)
+        let micros = moment(text)?.div_euclid(1000);
+        micros.try_into().ok().map(Self)
     }
 
     /// The next one.

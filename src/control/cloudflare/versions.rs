@@ -9,6 +9,7 @@ use super::envelope::{ApiError, Page, page};
 use super::times::Moment;
 use crate::config::{Version, Worker};
 use crate::control::release::{self, Kind, Refusal};
+use crate::diag::visible;
 
 /// What made a version: the file does not say who wrote it there.
 const SOURCE: &str = "gradual";
@@ -79,7 +80,8 @@ fn one(version: &Version, created: Moment, number: usize) -> Value {
         annotations["workers/tag"] = tag.as_str().into();
     }
     if let Some(message) = &metadata.message {
-        annotations["workers/message"] = message.as_str().into();
+        // It ends on a terminal.
+        annotations["workers/message"] = visible(message).into();
     }
     let alone = version.upstreams.len() == 1;
     // wrangler prints texts that are bound to a version: where it runs is one.

@@ -3,15 +3,17 @@
 use std::path::Path;
 
 use crate::config::edit::{self, EditError, NewDeployment, NewVersion};
-use crate::config::{Config, Version, Worker};
+use crate::config::{Config, Version, Worker, moment};
 use crate::control::release::choose::{self, DEPLOYABLE, deployable, listed};
 use crate::control::release::refusal::{Kind, Refusal};
 use crate::control::release::{Change, Draft, Request, Upload};
 use crate::control::reload::Loaded;
 use crate::diag::{Severity, quoted};
+use crate::model::deployment::Deployment;
 use crate::model::name::{Tag, VersionId};
 use crate::model::share::Share;
 use crate::plan::{Plan, arrange};
+use crate::store::file::MAX_LENGTH;
 use crate::store::journal::{Entry, History};
 
 /// The longest message, in bytes, as with Cloudflare.
@@ -42,13 +44,10 @@ pub(super) fn draft(
     stamp: &Stamp,
 ) -> Result<Draft, Refusal> {
     let worker = choose::worker(&loaded.config, Some(request.worker.as_str()))?;
-    let before = worker.policy.deployment.clone();
-    if let Some(base) = request.base.as_ref().filter(|base| **base != before.id) {
-        let title = format!("deployment {} is active, and not {}", before.id, quoted(base));
-        let help = "somebody deployed meanwhile: look at what is active now, and decide again";
-        return Err(Refusal::new(Kind::DeploymentChanged, title).with_help(help));
-    }
-    let drafting = Drafting { worker, request, stamp };
+    let written = &worker.policy.deployment;
+    let before = request.live.clone().unwrap_or_else(|| written.clone());
+    check_base(request, &before, written)?;
+    let drafting = Drafting { worker, active: &before, request, stamp };
     let Parts { version, split } = drafting.parts(journal)?;
     let mut text = loaded.report.source.clone();
     if let Some(version) = &version {
@@ -63,12 +62,44 @@ pub(super) fn draft(
     let config = checked(file, &text)?;
     let after = &choose::worker(&config, Some(request.worker.as_str()))?.policy.deployment;
     let plan = deployment.is_some().then(|| Plan::between(&before, after));
-    let warnings = deployment.iter().filter_map(many).collect();
+    let mut warnings: Vec<_> = deployment.iter().filter_map(many).collect();
+    if deployment.is_some() && !is_same(&before, written) {
+        warnings.push(format!(
+            "the file had another deployment than the one that serves, {}, and it was not taken over yet: it is replaced",
+            before.id
+        ));
+    }
     Ok(Draft { before, version, deployment, plan, text, config, warnings })
+}
+
+/// Whether the change is made upon what it was decided upon.
+fn check_base(request: &Request, before: &Deployment, written: &Deployment) -> Result<(), Refusal> {
+    let help = "somebody deployed meanwhile: look at what is active now, and decide again";
+    if let Some(base) = request.base.as_ref().filter(|base| **base != before.id) {
+        let title = format!("deployment {} is active, and not {}", before.id, quoted(base));
+        return Err(Refusal::new(Kind::DeploymentChanged, title).with_help(help));
+    }
+    if request.seen.as_ref().is_some_and(|seen| !is_same(seen, written)) {
+        let title = "the deployment in the file is another one than it was";
+        return Err(Refusal::new(Kind::DeploymentChanged, title).with_help(help));
+    }
+    Ok(())
+}
+
+/// Whether two deployments are one: a hand edit may keep the id and change the rest.
+fn is_same(one: &Deployment, other: &Deployment) -> bool {
+    one.id == other.id && one.versions == other.versions && one.ring == other.ring
 }
 
 /// What the new text says, which has to be as good as any file.
 fn checked(file: &Path, text: &str) -> Result<Config, Refusal> {
+    if text.len() as u64 > MAX_LENGTH {
+        let title =
+            format!("the file would be longer than {} MiB, which is the most that is read", MAX_LENGTH >> 20);
+        return Err(
+            Refusal::new(Kind::BadFile, title).with_help("remove versions that nobody needs any more")
+        );
+    }
     let folder = file.parent().unwrap_or(Path::new(""));
     let parsed = crate::config::parse(&crate::store::file::name(file), text, folder);
     parsed.map(|(config, _)| config).map_err(|report| {
@@ -109,7 +140,10 @@ impl Parts {
 
 /// A request on its worker.
 struct Drafting<'a> {
+    /// As the file has it.
     worker: &'a Worker,
+    /// What serves.
+    active: &'a Deployment,
     request: &'a Request,
     stamp: &'a Stamp,
 }
@@ -177,8 +211,8 @@ impl Drafting<'_> {
         split: &[(VersionId, Share)],
         why: Option<&String>,
     ) -> Result<NewDeployment, Refusal> {
-        let layout = arrange(&self.worker.policy.deployment, split)
-            .map_err(|error| Refusal::new(Kind::BadTotal, error.to_string()))?;
+        let layout =
+            arrange(self.active, split).map_err(|error| Refusal::new(Kind::BadTotal, error.to_string()))?;
         Ok(NewDeployment {
             id: self.stamp.deployment.clone(),
             created_on: self.stamp.now.clone(),
@@ -196,7 +230,7 @@ impl Drafting<'_> {
     }
 
     fn deployed(&self) -> impl Iterator<Item = &Version> {
-        let ids = self.worker.policy.deployment.versions.iter();
+        let ids = self.active.versions.iter();
         ids.filter_map(|id| self.worker.versions.iter().find(|version| version.metadata.id == *id))
     }
 
@@ -207,7 +241,7 @@ impl Drafting<'_> {
             // Whoever has got this far names whole ids; what is said of others says more than that this is none.
             return Err(choose::version(self.worker, id.as_str()).err().unwrap_or_else(|| self.unknown(id)));
         };
-        let deployed = self.worker.policy.deployment.versions.contains(id);
+        let deployed = self.active.versions.contains(id);
         if !deployed && deployable(self.worker).iter().all(|one| one.metadata.id != *id) {
             let title = format!(
                 "version {id} cannot be deployed any more: only the last {DEPLOYABLE} uploaded versions can"
@@ -255,9 +289,7 @@ impl Drafting<'_> {
         if version.metadata.migration.as_ref() == self.migration() {
             return Ok(());
         }
-        let place = |id: &VersionId| self.worker.versions.iter().position(|one| one.metadata.id == *id);
-        let last = self.worker.policy.deployment.versions.iter().filter_map(place).max();
-        if place(&version.metadata.id) < last {
+        if self.is_older(version.metadata.migration.as_ref(), self.migration()) {
             return Err(self.migration_back(version));
         }
         if may_come {
@@ -271,6 +303,23 @@ impl Drafting<'_> {
         );
         let help = format!("run the migration, then `gradual deploy {}`", version.metadata.id);
         Err(Refusal::new(Kind::MigrationNeedsDeploy, title).with_help(help))
+    }
+
+    /// Whether a migration came before another: by when the first version of each was made, else by where it is in the file.
+    fn is_older(&self, one: Option<&Tag>, other: Option<&Tag>) -> bool {
+        let of = |migration: Option<&Tag>| {
+            let versions = self.worker.versions.iter().enumerate();
+            let versions =
+                versions.filter(move |(_, version)| version.metadata.migration.as_ref() == migration);
+            let places = versions.clone().map(|(place, _)| place).min();
+            let made = |version: &Version| moment(version.metadata.created_on.as_deref()?);
+            let made: Option<Vec<_>> = versions.map(|(_, version)| made(version)).collect();
+            (made.and_then(|made| made.into_iter().min()), places)
+        };
+        match (of(one), of(other)) {
+            ((Some(one), _), (Some(other), _)) => one < other,
+            ((_, one), (_, other)) => one < other,
+        }
     }
 
     fn migration_back(&self, version: &Version) -> Refusal {
@@ -291,7 +340,7 @@ impl Drafting<'_> {
 
     /// The version that had everything in the newest earlier deployment, unless it has everything now.
     fn previous(&self, journal: &History) -> Result<&Version, Refusal> {
-        let active = &self.worker.policy.deployment;
+        let active = self.active;
         let name = self.worker.policy.name.as_str();
         let earlier =
             journal.entries.iter().rev().filter(|entry| entry.worker == name && entry.id != active.id);

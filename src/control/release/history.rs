@@ -10,12 +10,12 @@ pub fn history(config: &Config, worker: &WorkerName, journal: &History) -> Vec<E
     let name = worker.as_str();
     let mut entries: Vec<_> =
         journal.entries.iter().rev().filter(|one| one.worker == name).cloned().collect();
-    let active = config.workers.iter().find(|one| one.policy.name == *worker);
-    if let Some(active) =
-        active.filter(|one| entries.first().is_none_or(|newest| newest.id != one.policy.deployment.id))
-    {
+    if let Some(active) = config.workers.iter().find(|one| one.policy.name == *worker) {
         let time = active.policy.deployment.created_on.clone().unwrap_or_default();
-        entries.insert(0, Entry::of(active, &time, 0));
+        let active = Entry::of(active, &time, 0);
+        if entries.first().is_none_or(|newest| !newest.says_the_same(&active)) {
+            entries.insert(0, active);
+        }
     }
     entries
 }

@@ -49,6 +49,8 @@ pub enum Kind {
     WriteFailed,
     /// The running proxy did not take the new file.
     RefusedByProxy,
+    /// The process that runs the file is about to end.
+    Stopping,
 }
 
 impl Kind {
@@ -74,6 +76,7 @@ impl Kind {
             Self::BadFile => "bad-file",
             Self::WriteFailed => "write-failed",
             Self::RefusedByProxy => "refused-by-proxy",
+            Self::Stopping => "stopping",
         }
     }
 
@@ -97,7 +100,7 @@ impl Kind {
             | Self::ManagedElsewhere
             | Self::BadFile
             | Self::RefusedByProxy => StatusCode::CONFLICT,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::WriteFailed => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -174,6 +177,20 @@ impl Refusal {
         };
         let title = format!("the running proxy refused the change, and {file}\n{report}");
         Self::new(Kind::RefusedByProxy, title).with_help(help)
+    }
+
+    /// The process ends before it could serve the change.
+    pub(super) fn stopping(restored: &Result<(), String>) -> Self {
+        let (title, help) = match restored {
+            Ok(()) => {
+                ("the process is about to end; nothing was changed".to_owned(), "ask whoever comes after it")
+            }
+            Err(why) => (
+                format!("the process is about to end, and the file is not as it was before: {why}"),
+                "look at the file; it serves from the next start",
+            ),
+        };
+        Self::new(Kind::Stopping, title).with_help(help)
     }
 
     /// Work of this process broke off.

@@ -1,5 +1,6 @@
 //! A request as one message of Cloudflare's `trace-v1`, as wrangler reads it.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
 use super::{Seen, redact};
+use crate::diag::visible;
 use crate::export::access::{Record, VersionRef};
 
 /// How many bytes of header fields a message has: what is above is left out, and the message says so.
@@ -36,12 +38,12 @@ struct ScriptVersion<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<&'a str>,
+    message: Option<Cow<'a, str>>,
 }
 
 impl<'a> From<VersionRef<'a>> for ScriptVersion<'a> {
     fn from(version: VersionRef<'a>) -> Self {
-        Self { id: version.id, tag: version.tag, message: version.message }
+        Self { id: version.id, tag: version.tag, message: version.message.map(visible) }
     }
 }
 
@@ -103,7 +105,9 @@ struct Info<'a> {
 /// The URL as a message shows it.
 pub(super) fn url(record: &Record<'_>) -> String {
     let authority = String::from_utf8_lossy(record.authority);
-    format!("{}://{authority}{}", record.scheme, redact::target(record.target))
+    let url = format!("{}://{authority}{}", record.scheme, redact::target(record.target));
+    // Whoever watches has a terminal, and anyone may send control characters above ASCII.
+    visible(&url).into_owned()
 }
 
 /// The message about a request that has ended.
@@ -205,7 +209,7 @@ impl Serialize for Headers<'_> {
             let value = redact::field(self.all, name);
             let Some(rest) = left.checked_sub(name.as_str().len() + value.len()) else { break };
             left = rest;
-            map.serialize_entry(name.as_str(), &value)?;
+            map.serialize_entry(name.as_str(), &*visible(&value))?;
         }
         map.end()
     }

@@ -9,8 +9,10 @@ pub(super) const REDACTED: &str = "REDACTED";
 
 /// A field of this name may hold a credential where the name has one of these in it. Cloudflare hides cookies, and names
 /// with `auth`, `key`, `secret` and `token`; the others are the names of the same things elsewhere.
-const WORDS: [&str; 10] =
-    ["cookie", "auth", "key", "secret", "token", "session", "passw", "credential", "jwt", "signature"];
+const WORDS: [&str; 11] =
+    ["cookie", "auth", "key", "secret", "token", "session", "passw", "pwd", "credential", "jwt", "signature"];
+/// With these, names of parameters end that begin with one of those words.
+const ENDS: [&str; 5] = ["password", "passwd", "tokens", "secrets", "credentials"];
 
 /// Chooses a worker's version by request; a member's parameter may be the secret that this asks for.
 const OVERRIDES: &str = "cloudflare-workers-version-overrides";
@@ -28,43 +30,46 @@ pub(super) fn field<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, st
         joined.to_mut().push_str(&line);
         joined
     });
-    if name.as_str() == OVERRIDES && joined.contains(';') { Cow::Borrowed(REDACTED) } else { joined }
+    if name.as_str() == OVERRIDES && joined.contains(';') {
+        return Cow::Borrowed(REDACTED);
+    }
+    // Some hold the URL of another request, such as the page before.
+    match target(&joined) {
+        Cow::Owned(shown) => Cow::Owned(shown),
+        Cow::Borrowed(_) => joined,
+    }
 }
 
 /// A target without the values of those parameters of its query whose name ends like that of a credential.
 pub(super) fn target(target: &str) -> Cow<'_, str> {
     let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
-    if !query.split('&').any(is_credential) {
+    if !query.split(SEPARATORS).any(is_credential) {
         return Cow::Borrowed(target);
     }
     let mut shown = format!("{path}?");
-    for (at, parameter) in query.split('&').enumerate() {
-        if at > 0 {
-            shown.push('&');
-        }
+    for part in query.split_inclusive(SEPARATORS) {
+        let (parameter, separator) = part.split_at(part.trim_end_matches(SEPARATORS).len());
         match parameter.split_once('=') {
             Some((name, _)) if is_credential(parameter) => {
-                shown.push_str(name);
-                shown.push('=');
-                shown.push_str(REDACTED);
+                shown.extend([name, "=", REDACTED]);
             }
             _ => shown.push_str(parameter),
         }
+        shown.push_str(separator);
     }
     Cow::Owned(shown)
 }
 
+/// Between parameters of a query; a second `?` is none, but looks like one to people.
+const SEPARATORS: [char; 3] = ['&', ';', '?'];
+
 /// Whether a parameter of a query has a value that may be a credential.
 fn is_credential(parameter: &str) -> bool {
     let Some((name, _)) = parameter.split_once('=') else { return false };
-    let ends = |word: &&str| {
-        let name = name.as_bytes();
-        name.len()
-            .checked_sub(word.len())
-            .and_then(|from| name.get(from..))
-            .is_some_and(|end| end.eq_ignore_ascii_case(word.as_bytes()))
-    };
-    WORDS.iter().any(ends) || ends(&"password")
+    let name = name.to_ascii_lowercase();
+    // How some frameworks name the elements of a list.
+    let name = name.trim_end_matches("[]").trim_end_matches("%5b%5d");
+    WORDS.iter().chain(&ENDS).any(|word| name.ends_with(word))
 }
 
 #[cfg(test)]
@@ -103,6 +108,14 @@ mod tests {
     }
 
     #[test]
+    fn a_url_in_a_field_shows_no_credential() {
+        let mut headers = HeaderMap::new();
+        let name = HeaderName::from_static("referer");
+        headers.insert(name.clone(), HeaderValue::from_static("https://h/cb?access_token=s3&a=1"));
+        assert_eq!(field(&headers, &name), "https://h/cb?access_token=REDACTED&a=1");
+    }
+
+    #[test]
     fn an_override_is_shown_where_it_shows_no_secret() {
         let name = HeaderName::from_static(OVERRIDES);
         let mut headers = HeaderMap::new();
@@ -121,6 +134,11 @@ mod tests {
             ("/a?b=1&access_token=s3&c", "/a?b=1&access_token=REDACTED&c"),
             ("/a?API_KEY=s=3&key=", "/a?API_KEY=REDACTED&key=REDACTED"),
             ("/?password=x&&a=?", "/?password=REDACTED&&a=?"),
+            ("/?passwd=x&a=1?token=y;pwd=z", "/?passwd=REDACTED&a=1?token=REDACTED;pwd=REDACTED"),
+            (
+                "/?token[]=x&Token%5B%5D=y&credentials=z",
+                "/?token[]=REDACTED&Token%5B%5D=REDACTED&credentials=REDACTED",
+            ),
         ] {
             assert_eq!(target(sent), shown);
         }

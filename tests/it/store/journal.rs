@@ -62,6 +62,11 @@ fn only_what_differs_from_a_workers_last_entry_is_appended() {
     assert_eq!(append(&[entry("a", "d2"), entry("b", "d1")]), 1);
     assert_eq!(append(&[entry("a", "d1"), entry("a", "d1")]), 1, "back again");
     assert_eq!(ids(&journal.read().unwrap()), ["d1", "d1", "d2", "d1"]);
+    let mut edited = entry("a", "d1");
+    edited.versions.swap(0, 1);
+    assert_eq!(append(&[edited.clone()]), 1, "a hand edit that kept the id");
+    assert_eq!(append(&[edited]), 0);
+    assert_eq!(ids(&journal.read().unwrap()), ["d1", "d1", "d2", "d1", "d1"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
-use crate::control::admin::api::mistakes::Rules;
+use crate::control::admin::api::mistakes::{MOST, Rules};
 use crate::control::admin::problem::{Mistake, Problem, Responses, documented};
 
 /// The longest request body, in bytes.
@@ -42,7 +42,7 @@ impl<T> IntoResponses for Json<T> {
         documented(&[
             (StatusCode::BAD_REQUEST, "The body, or a name in the path, is not what it must be."),
             (StatusCode::REQUEST_TIMEOUT, "The body takes longer than 10 seconds."),
-            (StatusCode::PAYLOAD_TOO_LARGE, "The body is longer than 65,536 bytes, or broken off."),
+            (StatusCode::PAYLOAD_TOO_LARGE, "The body is longer than 65,536 bytes."),
         ])
     }
 }
@@ -52,9 +52,16 @@ async fn read(body: Body) -> Result<bytes::Bytes, Problem> {
     let Ok(read) = read else {
         return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", "the body takes too long"));
     };
-    read.map_err(|_| {
-        let detail = format!("the body is longer than {BODY} bytes, or broken off");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body", detail)
+    read.map_err(|error| {
+        if error.into_inner().is::<http_body_util::LengthLimitError>() {
+            let detail = format!("the body is longer than {BODY} bytes");
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body", detail);
+        }
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            "body",
+            "the body is broken off, or is not framed as it must be",
+        )
     })
 }
 
@@ -77,7 +84,8 @@ fn not_json(error: &serde_json::Error) -> Problem {
 
 fn refused(mistakes: Vec<Mistake>) -> Problem {
     let said: Vec<_> = mistakes.iter().map(|one| format!("{}: {}", one.pointer, one.detail)).collect();
-    let detail = format!("the body has {}", crate::diag::counted(mistakes.len(), "mistake"));
+    let least = if mistakes.len() < MOST { "" } else { "at least " };
+    let detail = format!("the body has {least}{}", crate::diag::counted(mistakes.len(), "mistake"));
     Problem::new(StatusCode::BAD_REQUEST, "body", format!("{detail}: {}", said.join("; "))).errors(mistakes)
 }
 

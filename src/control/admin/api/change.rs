@@ -1,6 +1,5 @@
 //! Changes of the file, for everything here that makes one: through [`crate::control::release`], and nothing else.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::response::Response;
@@ -10,7 +9,7 @@ use utoipa::IntoResponses;
 
 use crate::config::Worker;
 use crate::control::admin::State;
-use crate::control::admin::api::{blocking, ended, running, worker};
+use crate::control::admin::api::{ended, running, worker};
 use crate::control::admin::problem::{Problem, Responses, documented};
 use crate::control::release::{self, Change, Done, Draft, Kind, Refusal, Request, Told, Who};
 use crate::model::name::WorkerName;
@@ -71,22 +70,20 @@ impl Changing {
     pub(super) fn new(state: &Arc<State>, name: &str, change: Change, way: Way) -> Result<Self, Problem> {
         let Way { author, base, dry_run } = way;
         let config = running(state)?;
-        let name = worker(&config, name)?.policy.name.clone();
+        let policy = &worker(&config, name)?.policy;
         let who = Who { author, source: "api" };
-        let request = Request { worker: name, change, who, base };
+        let request = Request { worker: policy.name.clone(), change, who, base, seen: None, live: None };
         Ok(Self { state: Arc::clone(state), request, dry_run })
     }
 
     /// Makes the change, or only drafts it. Once begun, it is made even where nobody waits for the answer any more.
     pub(super) async fn done(self) -> Result<Changed, Problem> {
-        let file = self.state.status.file().to_owned();
         let name = self.request.worker.clone();
         if self.dry_run {
-            let request = self.request;
-            let draft = blocking(move || release::draft(&file, &request)).await??;
+            let draft = release::draft_here(Arc::clone(&self.state.status), self.request).await?;
             return Ok(Changed { draft, generation: None, name });
         }
-        let done = self.performed(file).await??;
+        let done = self.performed().await??;
         match done.told {
             Told::Serves { generation } => {
                 Ok(Changed { draft: done.draft, generation: Some(generation), name })
@@ -101,14 +98,15 @@ impl Changing {
 
 impl Changing {
     /// Makes the change in its turn. It keeps its place until it is done, even where nobody waits for it.
-    async fn performed(self, file: PathBuf) -> Result<Result<Done, Refusal>, Problem> {
+    async fn performed(self) -> Result<Result<Done, Refusal>, Problem> {
         let Ok(place) = Arc::clone(&self.state.changes).try_acquire_owned() else {
             let title = "too many changes are under way";
             return Ok(Err(Refusal::new(Kind::Busy, title).with_help("try again when they are done")));
         };
         let done = tokio::spawn(async move {
             let _place = place;
-            release::perform_here(file, self.state.inbox.clone(), self.request).await
+            release::perform_here(Arc::clone(&self.state.status), self.state.inbox.clone(), self.request)
+                .await
         });
         done.await.map_err(|_| ended())
     }

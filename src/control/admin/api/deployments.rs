@@ -40,7 +40,7 @@ pub(super) struct Deployment {
     active: bool,
     /// When it was made (RFC 3339), as written.
     created_on: Option<String>,
-    /// When it became live (RFC 3339, UTC), in lists of deployments, as far as the journal says; elsewhere null.
+    /// When it became live (RFC 3339, UTC), of deployments that are asked for, as far as the journal says; elsewhere null.
     live_since: Option<String>,
     /// Who made it.
     author: Option<String>,

@@ -9,8 +9,10 @@ use utoipa::ToSchema;
 use crate::control::admin::problem::Mistake;
 use crate::diag::{nearest, quoted};
 
-/// The most mistakes that are said of one body.
-const MOST: usize = 20;
+/// The most mistakes that are said of one body; there may be more then.
+pub(super) const MOST: usize = 20;
+/// The longest name in a pointer, in bytes: a longer one is nobody's member, and is cut short.
+const LONGEST_NAME: usize = 200;
 
 /// What a value of type `T` must be like.
 pub(crate) struct Rules {
@@ -36,7 +38,8 @@ impl Rules {
 
     /// Every mistake of a value, as far as the schema tells, in its order; at most so many as anybody would read.
     pub(crate) fn mistakes(&self, value: &Value) -> Vec<Mistake> {
-        let mut found = Found { rules: self, at: String::new(), mistakes: Vec::new() };
+        let mut found =
+            Found { rules: self, at: String::new(), patterns: HashMap::new(), mistakes: Vec::new() };
         found.value(&self.root, value);
         found.mistakes
     }
@@ -53,12 +56,19 @@ struct Found<'a> {
     rules: &'a Rules,
     /// The JSON pointer of where the walk is.
     at: String,
+    /// Each compiled once, however many texts it is for; `None`: it cannot be.
+    patterns: HashMap<&'a str, Option<Regex>>,
     mistakes: Vec<Mistake>,
 }
 
 impl<'a> Found<'a> {
+    /// Whether nothing more is said.
+    fn is_full(&self) -> bool {
+        self.mistakes.len() >= MOST
+    }
+
     fn add(&mut self, detail: impl Into<String>) {
-        if self.mistakes.len() < MOST {
+        if !self.is_full() {
             self.mistakes.push(Mistake { pointer: self.at.clone(), detail: detail.into() });
         }
     }
@@ -66,6 +76,7 @@ impl<'a> Found<'a> {
     /// Walks on into a member or an element. RFC 6901 section 3: `~` and `/` are escaped.
     fn within(&mut self, token: &str, walk: impl FnOnce(&mut Self)) {
         let length = self.at.len();
+        let token = token.get(..token.floor_char_boundary(LONGEST_NAME)).unwrap_or(token);
         self.at.push('/');
         self.at.push_str(&token.replace('~', "~0").replace('/', "~1"));
         walk(self);
@@ -98,6 +109,9 @@ impl<'a> Found<'a> {
     fn object(&mut self, schema: &'a Value, members: &Map<String, Value>) {
         let known = schema.get("properties").and_then(Value::as_object);
         for (name, value) in members {
+            if self.is_full() {
+                return;
+            }
             match known.and_then(|known| known.get(name)) {
                 Some(schema) => self.within(name, |walk| walk.value(schema, value)),
                 None if schema.get("additionalProperties") == Some(&Value::Bool(false)) => {
@@ -125,12 +139,15 @@ impl<'a> Found<'a> {
         }
         if let Some(items) = schema.get("items") {
             for (place, value) in values.iter().enumerate() {
+                if self.is_full() {
+                    return;
+                }
                 self.within(&place.to_string(), |walk| walk.value(items, value));
             }
         }
     }
 
-    fn text(&mut self, schema: &Value, text: &str) {
+    fn text(&mut self, schema: &'a Value, text: &str) {
         let length = text.chars().count();
         if let Some(least) = bound(schema, "minLength").filter(|least| length < *least) {
             return self.add(format!("expected at least {least} characters, found {length}"));
@@ -139,7 +156,9 @@ impl<'a> Found<'a> {
             return self.add(format!("expected at most {most} characters, found {length}"));
         }
         let pattern = schema.get("pattern").and_then(Value::as_str);
-        if let Some(pattern) = pattern.filter(|pattern| !matches(pattern, text)) {
+        let Some(pattern) = pattern else { return };
+        let compiled = self.patterns.entry(pattern).or_insert_with(|| Regex::new(pattern).ok());
+        if !compiled.as_ref().is_some_and(|compiled| compiled.is_match(text)) {
             self.add(format!("{} does not match {pattern}", quoted(text)));
         }
     }
@@ -162,10 +181,6 @@ impl<'a> Found<'a> {
 
 fn bound(schema: &Value, name: &str) -> Option<usize> {
     schema.get(name).and_then(Value::as_u64).and_then(|bound| usize::try_from(bound).ok())
-}
-
-fn matches(pattern: &str, text: &str) -> bool {
-    Regex::new(pattern).is_ok_and(|pattern| pattern.is_match(text))
 }
 
 /// The types that a schema allows, by their names in JSON Schema; none: all.

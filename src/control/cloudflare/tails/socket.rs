@@ -91,7 +91,12 @@ impl Reader<'_> {
                 }
                 said = self.socket.recv() => {
                     match said? {
-                        Ok(Message::Close(_)) | Err(_) => return None,
+                        Ok(Message::Close(_)) => {
+                            // RFC 6455 section 5.5.1: it is answered, which to go on reading does.
+                            let _ = tokio::time::timeout(self.patience.send, self.socket.recv()).await;
+                            return None;
+                        }
+                        Err(_) => return None,
                         Ok(_) => heard = Instant::now(),
                     }
                     words = words.checked_sub(1)?;

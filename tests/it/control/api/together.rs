@@ -77,6 +77,29 @@ fn a_ninth_change_is_not_kept_waiting_where_eight_wait_for_another_writer() {
 }
 
 #[test]
+fn a_process_that_is_about_to_end_changes_nothing_and_says_so() {
+    let mut stage = shop();
+    let before = stage.text();
+    let other = gradual::store::write::lock(stage.folder.path(), "gradual", Duration::ZERO).unwrap();
+    let upload = || {
+        let answer = stage.post("/workers/shop/versions", &json!({ "upstreams": ["http://127.0.0.1:3003"] }));
+        (answer.status, answer.json()["kind"].clone())
+    };
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..9).map(|_| scope.spawn(upload)).collect();
+        // That one is refused says that the others wait for the lock.
+        eventually("one is refused", || threads.iter().any(|thread| thread.is_finished()));
+        stage.handle.stop();
+        drop(other);
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|(status, _)| *status == 503), "{answers:?}");
+    assert_eq!(answers.iter().filter(|(_, kind)| *kind == json!("stopping")).count(), 8, "{answers:?}");
+    stage.end();
+    assert_eq!(stage.text(), before);
+}
+
+#[test]
 fn a_change_is_whole_even_where_its_asker_has_left() {
     let stage = shop();
     let Some(Address::Tcp(address)) = stage.handle.admin() else { panic!("not TCP") };
