@@ -91,6 +91,20 @@ async fn a_message_has_cloudflares_members_and_ours() {
 }
 
 #[tokio::test]
+async fn no_control_character_reaches_the_terminal_of_whoever_watches() {
+    let log = log();
+    let mut tail = log.tails().subscribe("shop", Filter::default()).unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("x-a", HeaderValue::from_bytes("\u{9b}31m \u{202e}".as_bytes()).unwrap());
+    show(&log.sink(), &Record { target: "/a\u{9b}31mRED\u{202e}", ..record() }, &headers);
+    let message = tail.next().await;
+    assert!(!message.contains(['\u{9b}', '\u{202e}']), "{message}");
+    let request = &serde_json::from_str::<Value>(&message).unwrap()["event"]["request"];
+    assert_eq!(request["url"], "https://example.com/a\u{fffd}31mRED\u{fffd}");
+    assert_eq!(request["headers"]["x-a"], "\u{fffd}31m \u{fffd}");
+}
+
+#[tokio::test]
 async fn a_failure_is_an_exception() {
     let log = log();
     let mut tail = log.tails().subscribe("shop", Filter::default()).unwrap();

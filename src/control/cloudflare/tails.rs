@@ -28,6 +28,8 @@ const PROTOCOL: &str = "trace-v1";
 const LIFETIME: Duration = Duration::from_secs(6 * 3600);
 /// How long a tail waits for its reader.
 const UNCLAIMED: Duration = Duration::from_secs(60);
+/// How many connections to the admin address tails leave to others.
+const SPARE: usize = 2;
 /// The longest message that a reader may send, in bytes.
 const LONGEST_WORD: usize = 4096;
 
@@ -156,6 +158,9 @@ pub(super) async fn connect(call: Call<'_>, id: &str) -> Result<Response, ApiErr
         return Err(ApiError::invalid(format!(
             "a tail speaks `{PROTOCOL}`: ask for it in Sec-WebSocket-Protocol"
         )));
+    }
+    if place.as_ref().is_some_and(|place| place.semaphore().available_permits() < SPARE) {
+        return Err(ApiError::conflict("the admin address has no place left for a tail: end one first"));
     }
     let claimed = call.state.sessions.claim(id)?;
     let status = Arc::clone(&call.state.status);

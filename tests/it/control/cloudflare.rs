@@ -302,6 +302,10 @@ fn the_token_the_host_and_the_origin_are_checked_and_refusals_are_in_cloudflares
         (format!("{tails}Host: localhost\r\n{body}"), 401),
         (format!("{tails}Host: localhost\r\n{bearer}Origin: https://evil.example\r\n{body}"), 403),
         (format!("{tails}Host: localhost\r\n{bearer}{body}"), 200),
+        // Only the WebSocket of a tail needs no token.
+        (format!("POST /client/v4/tails/x HTTP/1.1\r\nHost: localhost\r\n{body}"), 401),
+        ("GET /client/v4/tails/x HTTP/1.1\r\nHost: localhost".to_owned(), 401),
+        ("GET /client/v4/ HTTP/1.1\r\nHost: localhost".to_owned(), 401),
     ] {
         let answer = stage.ask(&request);
         assert_eq!(answer.status, status, "{request}: {answer:?}");
